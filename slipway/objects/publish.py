@@ -37,8 +37,8 @@ def publish(
     """Write `files` below `uri`, the one named `marker` last.
 
     Publishing the same bytes again is a no-op; other bytes under a published name are an ObjectConflict, for
-    what is published never changes. Let the prefix name its content (a digest): then several publishers at once
-    write the same bytes, and what a dead one left is completed by the next.
+    what is published never changes. Let the prefix name its content (a digest): then several publishers at
+    once write the same bytes, and what a dead one left is completed by the next.
     """
     if marker not in files:
         raise ObjectError(
