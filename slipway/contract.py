@@ -92,9 +92,13 @@ class View(_Part, frozen=True):
     key_types: Mapping[str, str]
     """Join key of the view → Feast's name of its value type."""
     fields: tuple[ViewField, ...]
-    """All fields in the order in which they are packed."""
+    """All fields of the stored view, also those that the service leaves out: they shape the blob."""
     ttl_seconds: float = 0.0
     """0: values never go stale."""
+    source: str | None = None
+    """The stored view's name, where `name` is an alias of it (origin weather, destination weather)."""
+    features: tuple[str, ...] | None = None
+    """Those fields that the service takes, in its order; None: all."""
 
 
 class FeatureService(_Part, frozen=True):

@@ -54,6 +54,8 @@ class Features(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     registry: str = "sqlite:///.slipway/feast.db"
     """SQLAlchemy URL. Never a file on S3: concurrent applies lose each other's work there."""
     repository: str = "feature_repo"
+    project: str = "slipway"
+    """Feast's name space: registry entries and online keys of another project stay untouched."""
     clock: str = "wall"
     """`wall`, or an RFC 3339 time: the now of TTLs when a recorded year is replayed."""
 
