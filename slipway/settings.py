@@ -29,7 +29,21 @@ CONNECTION_FILE = "connection.json"
 Profile = Literal["local", "kind", "eks"]
 
 
-class S3(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    def __repr__(self) -> str:
+        # Settings land in logs and tracebacks; keys and passwords must not.
+        fields = ((field.name, getattr(self, field.name)) for field in msgspec.structs.fields(self))
+        shown = (f"{name}={_without_secret(name, value)!r}" for name, value in fields)
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+
+def _without_secret(name: str, value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    return "***" if name == "secret_key" else re.sub(r"(://[^/@]*:)[^@/]*@", r"\1***@", value)
+
+
+class S3(_Section, frozen=True, forbid_unknown_fields=True):
     endpoint: str | None = None
     """None: AWS itself."""
     region: str = "us-east-1"
@@ -42,7 +56,7 @@ class S3(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     attempts: int = 4
 
 
-class Online(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Online(_Section, frozen=True, forbid_unknown_fields=True):
     url: str = "redis://127.0.0.1:6379/0"
     """redis:// or rediss://, with the password in it."""
     timeout: float = 0.25
@@ -50,7 +64,7 @@ class Online(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     cluster: bool = False
 
 
-class Features(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Features(_Section, frozen=True, forbid_unknown_fields=True):
     registry: str = "sqlite:///.slipway/feast.db"
     """SQLAlchemy URL. Never a file on S3: concurrent applies lose each other's work there."""
     repository: str = "feature_repo"
@@ -60,12 +74,12 @@ class Features(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`wall`, or an RFC 3339 time: the now of TTLs when a recorded year is replayed."""
 
 
-class Tracking(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Tracking(_Section, frozen=True, forbid_unknown_fields=True):
     uri: str = "sqlite:///.slipway/mlflow.db"
     experiment: str = "slipway"
 
 
-class Pipelines(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Pipelines(_Section, frozen=True, forbid_unknown_fields=True):
     url: str | None = None
     """The KFP API; None runs pipelines in this process tree."""
     namespace: str = "slipway"
@@ -73,7 +87,7 @@ class Pipelines(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Named by digest on a cluster: KFP caches by the name."""
 
 
-class Serving(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Serving(_Section, frozen=True, forbid_unknown_fields=True):
     namespace: str = "slipway"
     url: str = "http://127.0.0.1:8080"
 
