@@ -1,0 +1,159 @@
+"""The engine: what both fronts call. It owns the models, their queues, and what is counted about them.
+
+A front decodes a request with `InferRequest(model, inputs, reply, …)` and hands it to `submit`; `reply` is
+called on the loop with an InferResponse or an error. Everything else (ready, metadata, index, load, unload)
+is a plain method, so that REST and gRPC cannot drift apart.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from time import monotonic
+from typing import Any
+
+from serving.runtime.config import Config, cpu_limit
+from serving.runtime.lane import Lane
+from serving.runtime.messages import Batch, InferRequest
+from serving.runtime.model import Model
+from serving.runtime.repository import Entry, Repository, describe
+from serving.runtime.storage import Storage
+from slipway import __version__
+from slipway.errors import ModelNotReady, SlipwayError
+
+SERVER_NAME = "slipway"
+EXTENSIONS = ("binary_tensor_data", "model_repository", "slipway_entity_features")
+
+
+class Engine:
+    def __init__(self, config: Config, storage: Storage, loop: asyncio.AbstractEventLoop) -> None:
+        self.config = config
+        self.loop = loop
+        self.cpus = cpu_limit()
+        self.concurrency = config.concurrency or self.cpus
+        self.runs = ThreadPoolExecutor(self.concurrency, thread_name_prefix="run")
+        self.loads = ThreadPoolExecutor(2, thread_name_prefix="load")
+        self.repository = Repository(storage, config, self.loads, adopt=self._adopt)
+        self.draining = False
+        self._observers: list[Callable[[Model, list[InferRequest], Batch], None]] = []
+        self._adopters: list[Callable[[Model], None]] = []
+
+    # -- inference ---------------------------------------------------------------------------------
+
+    def submit(self, request: InferRequest) -> None:
+        """Queue it. Raises a SlipwayError at once for what is wrong with it; else `reply` will be called."""
+        model = request.model
+        model.admit(request)
+        model.lane.submit(request)
+
+    def find(self, name: str, version: str = "") -> Model | None:
+        """The model if it is loaded: the hot path. Else `await acquire(…)`."""
+        return self.repository.serving.get((name, version))
+
+    async def acquire(self, name: str, version: str = "") -> Model:
+        """The model, loaded now if it may be; raises ModelNotFound or ModelNotReady."""
+        return await self.repository.acquire(name, version)
+
+    def on_batch(self, observer: Callable[[Model, list[InferRequest], Batch], None]) -> None:
+        """`observer` is called once for every run, after its answers went out."""
+        self._observers.append(observer)
+
+    def on_load(self, adopter: Callable[[Model], None]) -> None:
+        self._adopters.append(adopter)
+
+    def _adopt(self, model: Model) -> None:
+        model.lane = Lane(
+            model,
+            self.loop,
+            self.runs,
+            max_queue=self.config.max_queue,
+            concurrency=self.concurrency,
+            observer=self._observe,
+        )
+        for adopter in self._adopters:
+            adopter(model)
+
+    def _observe(self, model: Model, requests: list[InferRequest], batch: Batch) -> None:
+        model.last_used = monotonic()
+        for observer in self._observers:
+            observer(model, requests, batch)
+
+    # -- the rest of the protocol ------------------------------------------------------------------
+
+    @property
+    def ready(self) -> bool:
+        return not self.draining and self.repository.ready
+
+    def not_ready_reason(self) -> str:
+        """Why `ready` is false."""
+        if self.draining:
+            return "draining: no new requests"
+        if not self.repository.startup_settled:
+            return "models are being loaded"
+        return "no model could be loaded: " + "; ".join(
+            f"{entry.place.name}/{entry.place.version}: {entry.reason}" for entry in self.repository.index()
+        )
+
+    def server_metadata(self) -> dict[str, Any]:
+        return {"name": SERVER_NAME, "version": __version__, "extensions": list(EXTENSIONS)}
+
+    def model_ready(self, name: str, version: str = "") -> bool:
+        """Whether it can answer; raises ModelNotFound when there is no such model."""
+        return self.repository.entry(name, version).model is not None
+
+    async def model_metadata(self, name: str, version: str = "") -> dict[str, Any]:
+        model = await self.acquire(name, version)
+        versions = [version] if version else self.repository.versions(name)
+        return {
+            "name": model.name,
+            "versions": versions,
+            "platform": "onnxruntime_onnx",
+            "inputs": [
+                {"name": spec.name, "datatype": spec.datatype.name, "shape": spec.public_shape}
+                for spec in model.inputs
+            ],
+            "outputs": [
+                {"name": spec.name, "datatype": spec.datatype.name, "shape": spec.public_shape}
+                for spec in model.outputs
+            ],
+        }
+
+    def index(self, *, ready_only: bool = False) -> list[dict[str, Any]]:
+        entries: list[Entry] = self.repository.index()
+        return [describe(entry) for entry in entries if entry.model is not None or not ready_only]
+
+    async def load(self, name: str) -> None:
+        if self.draining:
+            raise ModelNotReady("the server is shutting down", where=f"model {name}")
+        await self.repository.load(name)
+
+    async def unload(self, name: str) -> None:
+        self.repository.unload(name)
+
+    # -- life --------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        await self.repository.start()
+        if self.config.poll_seconds > 0:
+            self._poller = self.loop.create_task(self._poll())
+
+    async def _poll(self) -> None:
+        import logging
+
+        while True:
+            await asyncio.sleep(self.config.poll_seconds)
+            try:
+                await self.repository.refresh()
+            except SlipwayError as error:
+                logging.getLogger("slipway.repository").warning("cannot look for new models: %s", error)
+
+    def busy(self) -> bool:
+        return any(entry.model is not None and not entry.model.lane.idle for entry in self.repository.index())
+
+    def close(self) -> None:
+        self.runs.shutdown(wait=False, cancel_futures=True)
+        self.loads.shutdown(wait=False, cancel_futures=True)
+
+
+Start = Callable[[Engine], Awaitable[Any]]

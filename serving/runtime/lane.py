@@ -1,0 +1,184 @@
+"""The queue of one model: what one tick of the loop brought runs together.
+
+Requests are queued as they are decoded; one call_soon later everything of that tick stands in the queue and
+goes through ONNX Runtime in as few runs as possible. A model whose runs take longer than about a millisecond
+runs in a thread, and what comes in while it is busy makes the next batch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Executor
+from time import perf_counter
+from typing import Any
+
+from serving.runtime.messages import Batch, InferRequest, InferResponse
+from serving.runtime.model import Model
+from slipway.errors import DeadlineExceeded, ModelFailed, Overloaded, ServingError, SlipwayError
+
+INLINE_SECONDS = 0.001
+"""A run that is expected to take longer leaves the loop."""
+TICK_SECONDS = 0.002
+"""After this much work in one tick the loop gets to breathe."""
+
+Observer = Callable[[Model, list[InferRequest], Batch], None]
+
+
+class Lane:
+    def __init__(
+        self,
+        model: Model,
+        loop: asyncio.AbstractEventLoop,
+        executor: Executor,
+        *,
+        max_queue: int,
+        concurrency: int,
+        observer: Observer,
+    ) -> None:
+        self.model = model
+        self.loop = loop
+        self.executor = executor
+        self.max_queue = max_queue
+        self.concurrency = concurrency
+        self.observer = observer
+        self.queue: deque[InferRequest] = deque()
+        self.running = 0
+        """Runs that are in threads now."""
+        self.in_threads = 0
+        """Requests in those runs."""
+        self._scheduled = False
+
+    @property
+    def depth(self) -> int:
+        return len(self.queue) + self.in_threads
+
+    @property
+    def idle(self) -> bool:
+        return not self.queue and not self.running
+
+    def submit(self, request: InferRequest) -> None:
+        """Queue an admitted request; raises Overloaded when the queue is full."""
+        if len(self.queue) >= self.max_queue:
+            waiting = self.model.behaviour.predict(1) * len(self.queue) / self.concurrency
+            raise Overloaded(
+                f"{len(self.queue)} requests are waiting already",
+                where=f"model {self.model.name}",
+                fix="send fewer at once, or add replicas",
+                retry_after=max(1.0, waiting),
+            )
+        request.submitted = perf_counter()
+        self.queue.append(request)
+        if not self._scheduled:
+            self._scheduled = True
+            self.loop.call_soon(self._tick)
+
+    def _tick(self) -> None:
+        self._scheduled = False
+        queue, behaviour = self.queue, self.model.behaviour
+        began = perf_counter()
+        while queue:
+            if self.running >= self.concurrency:
+                return  # the run that ends next takes up from here
+            group, rows = self._next_group()
+            if not group:
+                continue
+            if behaviour.predict(rows) > INLINE_SECONDS:
+                self._start_thread(group, rows)
+                continue
+            for requests, outcome in run_group(self.model, group, rows):
+                self._deliver(requests, outcome)
+            if queue and perf_counter() - began > TICK_SECONDS:
+                self._scheduled = True
+                self.loop.call_soon(self._tick)
+                return
+
+    def _next_group(self) -> tuple[list[InferRequest], int]:
+        """From the head of the queue: what may share a run, without what nobody waits for."""
+        queue = self.queue
+        now = perf_counter()
+        group: list[InferRequest] = []
+        rows = 0
+        key: Any = None
+        behaviour = self.model.behaviour
+        limit = behaviour.max_rows if behaviour.batchable else 0
+        while queue:
+            request = queue[0]
+            if request.cancelled:
+                queue.popleft()
+                continue
+            if request.deadline is not None and request.deadline < now:
+                queue.popleft()
+                request.reply(request, _too_late(request, now))
+                continue
+            if group and (request.key != key or rows + request.rows > limit):
+                break
+            queue.popleft()
+            group.append(request)
+            rows += request.rows
+            key = request.key
+        return group, rows
+
+    def _start_thread(self, group: list[InferRequest], rows: int) -> None:
+        self.running += 1
+        self.in_threads += len(group)
+
+        def work() -> None:
+            outcome = run_group(self.model, group, rows)
+            self.loop.call_soon_threadsafe(done, outcome)
+
+        def done(outcome: list[tuple[list[InferRequest], Batch | SlipwayError]]) -> None:
+            self.running -= 1
+            self.in_threads -= len(group)
+            if self.queue and not self._scheduled:
+                self._scheduled = True
+                self.loop.call_soon(self._tick)
+            for requests, result in outcome:
+                self._deliver(requests, result)
+
+        self.executor.submit(work)
+
+    def _deliver(self, requests: list[InferRequest], outcome: Batch | SlipwayError) -> None:
+        if not isinstance(outcome, Batch):
+            for request in requests:
+                if not request.cancelled:
+                    request.reply(request, outcome)
+            return
+        start = 0
+        single = len(requests) == 1
+        for request in requests:
+            stop = outcome.rows if single else start + request.rows
+            if not request.cancelled:
+                request.reply(request, InferResponse(request, outcome, start, stop))
+            start = stop
+        self.observer(self.model, requests, outcome)
+
+
+def run_group(
+    model: Model, group: list[InferRequest], rows: int
+) -> list[tuple[list[InferRequest], Batch | SlipwayError]]:
+    """Run them together; when that fails, each by itself, so that a bad request fails alone."""
+    started = perf_counter()
+    try:
+        arrays = model.run(model.feeds(group, rows))
+        if len(group) == 1 or all(array.shape[0] == rows for array in arrays):
+            return [(group, Batch(arrays, rows, started, perf_counter() - started))]
+        model.behaviour.batchable = False
+        model.behaviour.reason = "an output does not have a row for each row of input"
+        failure: SlipwayError = ModelFailed(model.behaviour.reason, where=f"model {model.name}")
+    except SlipwayError as error:
+        failure = error
+    except Exception as error:
+        failure = ModelFailed(f"running it failed: {error!r}", where=f"model {model.name}")
+    if len(group) == 1:
+        return [(group, failure)]
+    return [outcome for request in group for outcome in run_group(model, [request], request.rows)]
+
+
+def _too_late(request: InferRequest, now: float) -> ServingError:
+    return DeadlineExceeded(
+        f"the deadline passed {(now - (request.deadline or now)) * 1000:.0f} ms ago, in the queue",
+        where=f"model {request.model.name}",
+        fix="give it longer, or add replicas",
+    )

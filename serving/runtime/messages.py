@@ -1,0 +1,195 @@
+"""What the fronts hand to the engine and get back: the one interface that REST and gRPC share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from serving.runtime.datatypes import DATATYPES, element_count, join_bytes, split_bytes
+from slipway.errors import InvalidRequest, SlipwayError
+
+if TYPE_CHECKING:
+    from serving.runtime.model import Model
+
+Reply = Callable[["InferRequest", "InferResponse | SlipwayError"], None]
+
+
+class Tensor:
+    """A named tensor as it came: bytes in row-major order, or a list of str for BYTES.
+
+    The bytes are joined with those of other requests before numpy sees them, so one frombuffer serves a
+    whole batch.
+    """
+
+    __slots__ = ("data", "datatype", "name", "shape")
+
+    def __init__(
+        self, name: str, datatype: str, shape: tuple[int, ...], data: bytes | memoryview | list[str]
+    ) -> None:
+        self.name = name
+        self.datatype = datatype
+        self.shape = shape
+        self.data = data
+
+    @classmethod
+    def from_raw(cls, name: str, datatype: str, shape: tuple[int, ...], raw: bytes | memoryview) -> Tensor:
+        """From the binary extension or from raw gRPC contents: nothing is copied but BYTES and BOOL."""
+        kind = DATATYPES.get(datatype)
+        if kind is None:
+            raise InvalidRequest(
+                f"datatype {datatype!r} is not one of {', '.join(DATATYPES)}", where=f"input {name!r}"
+            )
+        count = element_count(shape, name)
+        if kind.kind == "s":
+            return cls(name, datatype, shape, split_bytes(raw, count, name))
+        if len(raw) != count * kind.size:
+            raise InvalidRequest(
+                f"{len(raw)} bytes of data, {datatype} of shape {list(shape)} takes {count * kind.size}",
+                where=f"input {name!r}",
+            )
+        if kind.kind == "b":
+            # A byte that is neither 0 nor 1 is no bool to numpy or ONNX Runtime.
+            raw = (np.frombuffer(raw, np.uint8) != 0).tobytes()
+        return cls(name, datatype, shape, raw)
+
+
+class RequestedOutput:
+    __slots__ = ("binary", "name", "parameters")
+
+    def __init__(self, name: str, binary: bool | None = None, parameters: dict[str, Any] | None = None):
+        self.name = name
+        self.binary = binary
+        """None: as the request says for all outputs."""
+        self.parameters = parameters
+
+
+class InferRequest:
+    """One inference, decoded. `reply` is called once, on the loop, with the answer or the error.
+
+    Set `cancelled` when nobody waits any more: what has not begun is dropped, and `reply` is not called.
+    """
+
+    __slots__ = (
+        "arrived",
+        "cancelled",
+        "context",
+        "deadline",
+        "decoded",
+        "features",
+        "id",
+        "inputs",
+        "key",
+        "model",
+        "outputs",
+        "parameters",
+        "reply",
+        "request_id",
+        "rows",
+        "submitted",
+        "trace",
+    )
+
+    def __init__(
+        self,
+        model: Model,
+        inputs: list[Tensor],
+        reply: Reply,
+        *,
+        id: str = "",
+        outputs: list[RequestedOutput] | None = None,
+        parameters: dict[str, Any] | None = None,
+        deadline: float | None = None,
+        request_id: str = "",
+        trace: str | None = None,
+        context: Any = None,
+        arrived: float | None = None,
+    ) -> None:
+        self.model = model
+        self.inputs = inputs
+        self.reply = reply
+        self.id = id
+        """The id in the message, given back in the answer."""
+        self.outputs = outputs
+        self.parameters = parameters
+        self.deadline = deadline
+        """On the clock of time.perf_counter; None: the server's own limit holds."""
+        self.request_id = request_id
+        """For logs and capture: x-request-id, or made by the front."""
+        self.trace = trace
+        """The traceparent that came in."""
+        self.context = context
+        """The front's own."""
+        self.arrived = perf_counter() if arrived is None else arrived
+        self.cancelled = False
+        # The engine's own, from here on.
+        self.rows = 0
+        self.key: Any = None
+        self.decoded = 0.0
+        self.submitted = 0.0
+        self.features: Any = None
+
+
+class Batch:
+    """The outputs of one run, shared by the requests that were in it."""
+
+    __slots__ = ("arrays", "lists", "ran", "rows", "started")
+
+    def __init__(self, arrays: list[np.ndarray[Any, Any]], rows: int, started: float, ran: float) -> None:
+        self.arrays = arrays
+        self.rows = rows
+        self.started = started
+        self.ran = ran
+        self.lists: list[list[Any] | None] = [None] * len(arrays)
+
+
+class InferResponse:
+    """The rows start to stop of a batch. Outputs are numbered as in `model.outputs`."""
+
+    __slots__ = ("batch", "model", "parameters", "request", "start", "stop")
+
+    def __init__(self, request: InferRequest, batch: Batch, start: int, stop: int) -> None:
+        self.request = request
+        self.model = request.model
+        self.batch = batch
+        self.start = start
+        self.stop = stop
+        self.parameters: dict[str, Any] | None = None
+        """What this answer says beside the model's receipt: feature freshness, flags."""
+
+    def selected(self) -> list[tuple[int, RequestedOutput | None]]:
+        """Numbers of the outputs that the request asked for, in its order."""
+        wanted = self.request.outputs
+        if not wanted:
+            return [(number, None) for number in range(len(self.batch.arrays))]
+        return [(self.model.output_numbers[output.name], output) for output in wanted]
+
+    def _whole(self) -> bool:
+        return self.start == 0 and self.stop == self.batch.rows
+
+    def array(self, number: int) -> np.ndarray[Any, Any]:
+        array = self.batch.arrays[number]
+        return array if self._whole() else array[self.start : self.stop]
+
+    def shape(self, number: int) -> tuple[int, ...]:
+        array = self.batch.arrays[number]
+        return array.shape if self._whole() else (self.stop - self.start, *array.shape[1:])
+
+    def values(self, number: int) -> list[Any]:
+        """Flat Python values; the whole batch is turned into a list once."""
+        flat = self.batch.lists[number]
+        array = self.batch.arrays[number]
+        if flat is None:
+            flat = self.batch.lists[number] = array.ravel().tolist()
+        if self._whole():
+            return flat
+        width = array.size // self.batch.rows
+        return flat[self.start * width : self.stop * width]
+
+    def raw(self, number: int) -> bytes:
+        """The bytes of the binary extension and of raw gRPC contents."""
+        if self.model.outputs[number].datatype.kind == "s":
+            return join_bytes(self.values(number))
+        return self.array(number).tobytes()

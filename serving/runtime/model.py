@@ -1,0 +1,319 @@
+"""One version of one model: its graph's inputs and outputs, its session, and one run of it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnxruntime
+
+from serving.runtime.datatypes import DATATYPES, DataType, from_onnx
+from serving.runtime.messages import InferRequest, Tensor
+from slipway.contract import ModelContract
+from slipway.errors import ContractMismatch, InvalidRequest, ModelFailed
+
+if TYPE_CHECKING:
+    from serving.runtime.lane import Lane
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    name: str
+    datatype: DataType
+    shape: tuple[int, ...] | None
+    """-1: any length. None: the graph says nothing about the shape."""
+    keys: tuple[Any, ...] | None = None
+    """For a sequence of maps (scikit-learn's ZipMap): the keys that became columns, in this order."""
+
+    @property
+    def public_shape(self) -> list[int]:
+        return list(self.shape) if self.shape is not None else [-1]
+
+
+@dataclass(slots=True)
+class Behaviour:
+    """What the warm-up measured."""
+
+    batchable: bool = False
+    """Rows of several requests may share one run: the bits of every row stay the same."""
+    max_rows: int = 1
+    """As many rows as were compared."""
+    reason: str = "not warmed up"
+    base_seconds: float = 0.0
+    row_seconds: float = 0.0
+
+    def predict(self, rows: int) -> float:
+        return self.base_seconds + self.row_seconds * rows
+
+
+class Model:
+    """A model version that is loaded. What never changes is worked out here, not per request."""
+
+    lane: Lane
+    """Its queue; given by the engine."""
+
+    def __init__(
+        self,
+        name: str,
+        version: str,
+        source: bytes | Path,
+        *,
+        threads: int = 1,
+        contract: ModelContract | None = None,
+        digest: str = "",
+    ) -> None:
+        self.name = name
+        self.version = version
+        self.contract = contract
+        self.digest = digest
+        self.session = _open_session(source, threads, f"{name}/{version}")
+        self.metadata: dict[str, str] = dict(self.session.get_modelmeta().custom_metadata_map)
+        # The checks that InferenceSession.run adds cost 5 us a call, and admit() has made them already.
+        self._run = getattr(self.session, "_sess", self.session).run
+        self.inputs = tuple(_input_spec(node, f"{name}/{version}") for node in self.session.get_inputs())
+        self.output_names = [node.name for node in self.session.get_outputs()]
+        self.outputs: tuple[TensorSpec, ...] = ()
+        self.output_numbers: dict[str, int] = {}
+        self._containers: list[int] = []
+        self._read_outputs()
+        self.input_numbers = {spec.name: number for number, spec in enumerate(self.inputs)}
+        self.has_batch_axis = all(_first_axis_is_free(spec) for spec in (*self.inputs, *self.outputs))
+        self.only_floats = all(spec.datatype.kind == "f" for spec in self.inputs)
+        self.behaviour = Behaviour()
+        self.memory = 0
+        self.last_used = 0.0
+        self._admitted: dict[Any, tuple[int, Any, tuple[int, ...]]] = {}
+        self.extras: dict[str, Any] = {}
+        """What other parts work out once a model: response templates, drift, features."""
+
+    def _read_outputs(self) -> None:
+        specs: list[TensorSpec] = []
+        for number, node in enumerate(self.session.get_outputs()):
+            datatype = from_onnx(node.type)
+            if datatype is not None:
+                shape = tuple(axis if isinstance(axis, int) and axis >= 0 else -1 for axis in node.shape)
+                specs.append(TensorSpec(node.name, datatype, shape or None))
+            elif node.type.startswith("seq("):
+                # Keys and type are learnt from the first run; see settle_outputs.
+                self._containers.append(number)
+                specs.append(TensorSpec(node.name, DATATYPES["FP32"], (-1, -1)))
+            else:
+                raise ContractMismatch(
+                    f"output {node.name!r} is a {node.type}, which the Open Inference Protocol cannot carry",
+                    where=f"{self.name}/{self.version}",
+                    fix="add a Cast to a type that it has, or leave the output out of the graph",
+                )
+        self.outputs = tuple(specs)
+        self.output_numbers = {spec.name: number for number, spec in enumerate(specs)}
+
+    # -- running -----------------------------------------------------------------------------------
+
+    def run(self, feeds: dict[str, Array]) -> list[Array]:
+        """One call of ONNX Runtime; every output comes back as an array."""
+        try:
+            outputs = self._run(self.output_names, feeds, None)
+        except Exception as error:
+            raise explain_failure(error, self) from error
+        for number in self._containers:
+            outputs[number] = self._flatten(number, outputs[number])
+        return outputs  # type: ignore[no-any-return]
+
+    def settle_outputs(self, outputs: list[Any]) -> None:
+        """Learn from one answer what a sequence holds: the graph does not say which keys its maps have."""
+        for number in self._containers:
+            spec, value = self.outputs[number], outputs[number]
+            keys = tuple(value[0]) if value and isinstance(value[0], dict) else None
+            column = self._flatten(number, value, keys)
+            kind = next(
+                (k for k in DATATYPES.values() if k.size and k.numpy == column.dtype), DATATYPES["BYTES"]
+            )
+            settled = TensorSpec(spec.name, kind, (-1, *column.shape[1:]), keys)
+            self.outputs = (*self.outputs[:number], settled, *self.outputs[number + 1 :])
+
+    def run_unsettled(self, feeds: dict[str, Array]) -> list[Any]:
+        """As `run`, but sequences stay as they are; for the first run alone."""
+        try:
+            return self._run(self.output_names, feeds, None)  # type: ignore[no-any-return]
+        except Exception as error:
+            raise explain_failure(error, self) from error
+
+    def _flatten(self, number: int, value: list[Any], keys: tuple[Any, ...] | None = None) -> Array:
+        keys = keys or self.outputs[number].keys
+        try:
+            if keys is not None:
+                rows = [[row[key] for key in keys] for row in value]
+                kind = object if rows and isinstance(rows[0][0], str) else np.float32
+                return np.array(rows, kind).reshape(len(rows), len(keys))
+            return np.stack(value) if value else np.zeros((0,), np.float32)
+        except (KeyError, ValueError, TypeError) as error:
+            raise ModelFailed(
+                f"output {self.output_names[number]!r} is a sequence whose items differ: {error!r}",
+                where=f"model {self.name}",
+                fix="export with zipmap=False, or stack the sequence inside the graph",
+            ) from error
+
+    # -- admitting ---------------------------------------------------------------------------------
+
+    def admit(self, request: InferRequest) -> None:
+        """Check the inputs against the graph; sets rows and the key by which requests share a run."""
+        tensors = request.inputs
+        if len(tensors) == 1 == len(self.inputs):
+            tensor = tensors[0]
+            known = self._admitted.get((tensor.name, tensor.datatype, tensor.shape))
+        else:
+            self._order(request)
+            tensors = request.inputs
+            known = self._admitted.get(tuple([(t.name, t.datatype, t.shape) for t in tensors]))
+        if known is None:
+            known = self._check(tensors)
+        request.rows, request.key, lengths = known
+        for tensor, length in zip(tensors, lengths, strict=True):
+            if len(tensor.data) != length:
+                raise InvalidRequest(
+                    f"the data does not fill shape {list(tensor.shape)}", where=f"input {tensor.name!r}"
+                )
+
+    def _order(self, request: InferRequest) -> None:
+        """Into the graph's order; a name that is missing, unknown or there twice is an error."""
+        numbers = self.input_numbers
+        if len(request.inputs) == len(numbers) and all(
+            tensor.name == spec.name for tensor, spec in zip(request.inputs, self.inputs, strict=True)
+        ):
+            return
+        found: dict[str, Tensor] = {}
+        for tensor in request.inputs:
+            if tensor.name not in numbers:
+                raise InvalidRequest(
+                    f"the model has no input {tensor.name!r}",
+                    where=f"model {self.name}",
+                    fix=f"its inputs are {', '.join(map(repr, numbers))}",
+                )
+            if tensor.name in found:
+                raise InvalidRequest(f"input {tensor.name!r} is there twice", where=f"model {self.name}")
+            found[tensor.name] = tensor
+        missing = [name for name in numbers if name not in found]
+        if missing:
+            raise InvalidRequest(
+                f"the request lacks input {', '.join(map(repr, missing))}", where=f"model {self.name}"
+            )
+        request.inputs = [found[name] for name in numbers]
+
+    def _check(self, tensors: list[Tensor]) -> tuple[int, Any, tuple[int, ...]]:
+        lengths, tails, rows = [], [], -1
+        for tensor, spec in zip(tensors, self.inputs, strict=True):
+            where = f"input {tensor.name!r}"
+            if tensor.name != spec.name:
+                raise InvalidRequest(
+                    f"the model has no input {tensor.name!r}",
+                    where=f"model {self.name}",
+                    fix=f"its inputs are {', '.join(map(repr, self.input_numbers))}",
+                )
+            if tensor.datatype != spec.datatype.name:
+                raise InvalidRequest(
+                    f"datatype {tensor.datatype!r}, the model takes {spec.datatype.name}", where=where
+                )
+            shape = tensor.shape
+            if spec.shape is not None and (
+                len(shape) != len(spec.shape)
+                or any(want not in (-1, have) for want, have in zip(spec.shape, shape, strict=True))
+            ):
+                raise InvalidRequest(
+                    f"shape {list(shape)}, the model takes {spec.public_shape} (-1 is any length)",
+                    where=where,
+                )
+            if self.has_batch_axis:
+                if rows not in (-1, shape[0]):
+                    raise InvalidRequest(f"{shape[0]} rows, another input has {rows}", where=where)
+                rows = shape[0]
+            tails.append(shape[1:])
+            count = 1
+            for axis in shape:
+                count *= axis
+            lengths.append(count * (spec.datatype.size or 1))
+        if rows == 0:
+            raise InvalidRequest("the request has no rows", where=f"model {self.name}")
+        known = (max(rows, 1), tuple(tails), tuple(lengths))
+        if len(self._admitted) >= 1024:
+            self._admitted.clear()
+        if len(tensors) == 1:
+            only = tensors[0]
+            self._admitted[(only.name, only.datatype, only.shape)] = known
+        else:
+            self._admitted[tuple([(t.name, t.datatype, t.shape) for t in tensors])] = known
+        return known
+
+    def feeds(self, requests: list[InferRequest], rows: int) -> dict[str, Array]:
+        """The inputs of all these requests, one below the other."""
+        feeds = {}
+        for number, spec in enumerate(self.inputs):
+            parts: list[Any] = [request.inputs[number].data for request in requests]
+            shape = requests[0].inputs[number].shape
+            if len(parts) > 1:
+                shape = (rows, *shape[1:])
+            if spec.datatype.size == 0:
+                texts = [text for part in parts for text in part]
+                feeds[spec.name] = np.array(texts, object).reshape(shape)
+                continue
+            data = parts[0] if len(parts) == 1 else b"".join(parts)
+            array = np.frombuffer(data, spec.datatype.numpy).reshape(shape)
+            # A slice of a request body begins anywhere; kernels may load aligned.
+            feeds[spec.name] = array if array.flags.aligned else array.copy()
+        return feeds
+
+
+def _open_session(source: bytes | Path, threads: int, where: str) -> Any:
+    options = onnxruntime.SessionOptions()
+    # One thread a call: small models lose by forking, and several calls run side by side anyway.
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    # Spinning workers would eat the CPU that the event loop needs.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    options.log_severity_level = 3
+    try:
+        return onnxruntime.InferenceSession(
+            os.fspath(source) if isinstance(source, Path) else source,
+            options,
+            providers=["CPUExecutionProvider"],
+        )
+    except Exception as error:
+        raise ContractMismatch(
+            f"ONNX Runtime {onnxruntime.__version__} cannot load it: {_short(error)}",
+            where=where,
+            fix="check the file with onnx.checker, and its opset against this ONNX Runtime",
+        ) from error
+
+
+def _first_axis_is_free(spec: TensorSpec) -> bool:
+    return bool(spec.shape) and spec.shape is not None and spec.shape[0] == -1
+
+
+def _input_spec(node: Any, where: str) -> TensorSpec:
+    datatype = from_onnx(node.type)
+    if datatype is None:
+        raise ContractMismatch(
+            f"input {node.name!r} is a {node.type}, which the Open Inference Protocol cannot carry",
+            where=where,
+            fix="let the graph take tensors of bool, int, float or string",
+        )
+    shape = tuple(axis if isinstance(axis, int) and axis >= 0 else -1 for axis in node.shape)
+    return TensorSpec(node.name, datatype, shape or None)
+
+
+def explain_failure(error: Exception, model: Model) -> InvalidRequest | ModelFailed:
+    """ONNX Runtime says INVALID_ARGUMENT for what the request brought, all else is the model's."""
+    text = _short(error)
+    if type(error).__name__ == "InvalidArgument":
+        return InvalidRequest(f"ONNX Runtime refuses the input: {text}", where=f"model {model.name}")
+    return ModelFailed(f"the model failed on this input: {text}", where=f"model {model.name}")
+
+
+def _short(error: Exception) -> str:
+    """ONNX Runtime's messages carry build paths and stack frames; the last sentence is what helps."""
+    text = str(error).split("\n")[0]
+    return text.removeprefix("[ONNXRuntimeError] : ")[:400]

@@ -1,0 +1,382 @@
+"""The models of one server: what is there, what is loaded, and loading what is asked for."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+from collections.abc import Callable
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+from time import monotonic
+from typing import Any, Literal
+
+from serving.runtime.config import Config
+from serving.runtime.model import Model
+from serving.runtime.storage import Place, Storage, find_models
+from serving.runtime.warmup import warm_up
+from slipway.baseline import parse_baseline
+from slipway.contract import (
+    BASELINE_FILE,
+    CONTRACT_FILE,
+    METADATA_KEY,
+    ModelContract,
+    check_agreement,
+    prefix_digest,
+)
+from slipway.errors import (
+    ContractMismatch,
+    InvalidRequest,
+    ModelNotFound,
+    ModelNotReady,
+    ObjectCorrupt,
+    Overloaded,
+    SlipwayError,
+)
+
+log = logging.getLogger("slipway.repository")
+
+State = Literal["UNLOADED", "LOADING", "READY", "UNAVAILABLE"]
+
+
+@dataclass(slots=True)
+class Entry:
+    """One version of one model, loaded or not."""
+
+    place: Place
+    state: State = "UNLOADED"
+    reason: str = "not loaded yet"
+    model: Model | None = None
+    on_demand: bool = True
+    """A request may load it. Not so after an explicit unload."""
+    loading: asyncio.Future[Model] | None = field(default=None, repr=False)
+
+
+class Repository:
+    def __init__(
+        self,
+        storage: Storage,
+        config: Config,
+        executor: Executor,
+        *,
+        adopt: Callable[[Model], None],
+    ) -> None:
+        self.storage = storage
+        self.config = config
+        self.executor = executor
+        self.adopt = adopt
+        """Called with every model that was loaded, before it serves."""
+        self.entries: dict[str, dict[str, Entry]] = {}
+        self.serving: dict[tuple[str, str], Model] = {}
+        """Loaded models by name and version; version "" is the one that is served when none is named."""
+        self.startup_settled = False
+
+    # -- asking ------------------------------------------------------------------------------------
+
+    def find(self, name: str, version: str = "") -> Model | None:
+        """The model if it can answer right now."""
+        return self.serving.get((name, version))
+
+    def entry(self, name: str, version: str = "") -> Entry:
+        versions = self.entries.get(name)
+        if not versions:
+            raise ModelNotFound(
+                f"there is no model {name!r}",
+                where=self.storage.where,
+                fix="the repository index lists all models",
+            )
+        if not version:
+            return self._default(versions)
+        if version not in versions:
+            raise ModelNotFound(
+                f"model {name!r} has no version {version!r}",
+                where=self.storage.where,
+                fix=f"it has {', '.join(sorted(versions))}",
+            )
+        return versions[version]
+
+    @staticmethod
+    def _default(versions: dict[str, Entry]) -> Entry:
+        """The newest version that is not known to be unusable; else the newest."""
+        usable = [entry for entry in versions.values() if entry.state != "UNAVAILABLE"]
+        return max(usable or versions.values(), key=lambda entry: entry.place.order)
+
+    async def acquire(self, name: str, version: str = "") -> Model:
+        """The model, loaded now if need be."""
+        model = self.find(name, version)
+        if model is not None:
+            return model
+        entry = self.entry(name, version)
+        if entry.model is not None:
+            return entry.model
+        if not entry.on_demand:
+            raise ModelNotReady(entry.reason, where=f"model {name}", fix="load it through the repository API")
+        return await self._load_entry(entry)
+
+    def index(self) -> list[Entry]:
+        return [versions[key] for _, versions in sorted(self.entries.items()) for key in sorted(versions)]
+
+    def versions(self, name: str) -> list[str]:
+        return sorted(self.entries.get(name, {}), key=lambda version: self.entries[name][version].place.order)
+
+    @property
+    def ready(self) -> bool:
+        """All that should be loaded at start is settled, and something can be served."""
+        if not self.startup_settled:
+            return False
+        if self.config.load == "none":
+            return True
+        return bool(self.serving) or not self.entries
+
+    # -- loading -----------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        await self.refresh()
+        if self.config.load == "all":
+            for name in list(self.entries):
+                for entry in list(self.entries[name].values()):
+                    if entry.model is None:
+                        await self._try(entry)
+        self.startup_settled = True
+
+    async def _try(self, entry: Entry) -> None:
+        try:
+            await self._load_entry(entry, evict=False)
+        except SlipwayError as error:
+            log.warning("%s/%s: %s", entry.place.name, entry.place.version, error)
+
+    async def refresh(self) -> None:
+        """Look again at what is there. What is new appears; what is gone goes, once nobody needs it."""
+        loop = asyncio.get_running_loop()
+        places = await loop.run_in_executor(self.executor, self._scan)
+        seen: set[tuple[str, str]] = set()
+        for place in places:
+            seen.add((place.name, place.version))
+            versions = self.entries.setdefault(place.name, {})
+            entry = versions.get(place.version)
+            if entry is None:
+                versions[place.version] = Entry(place)
+            elif entry.place.fingerprint != place.fingerprint:
+                entry.place = place
+                if entry.model is not None:
+                    await self._reload(entry)
+                elif entry.state == "UNAVAILABLE" and entry.on_demand:
+                    entry.state, entry.reason = "UNLOADED", "changed since it failed to load"
+        for name in list(self.entries):
+            for version in list(self.entries[name]):
+                if (name, version) not in seen:
+                    self._forget(name, version)
+
+    def _scan(self) -> list[Place]:
+        return find_models(self.storage.listing(), name=self.config.model_name, where=self.storage.where)
+
+    async def _reload(self, entry: Entry) -> None:
+        """The old one serves until the new one can; it stays when the new one cannot be loaded."""
+        try:
+            await self._load_entry(entry, again=True)
+        except SlipwayError as error:
+            entry.state = "READY"
+            entry.reason = f"serving what was loaded before; the new content is refused: {error.what}"
+            log.warning("%s/%s keeps its old content: %s", entry.place.name, entry.place.version, error)
+
+    def _forget(self, name: str, version: str) -> None:
+        entry = self.entries[name].pop(version)
+        entry.model = None
+        if not self.entries[name]:
+            del self.entries[name]
+        self._index_serving(name)
+
+    async def load(self, name: str) -> None:
+        """The repository API's load: look again, then load every version anew or for the first time."""
+        await self.refresh()
+        self.entry(name)
+        failures = []
+        for entry in list(self.entries[name].values()):
+            entry.on_demand = True
+            if entry.model is not None:
+                continue
+            try:
+                await self._load_entry(entry)
+            except SlipwayError as error:
+                failures.append(error)
+        if failures and not any(entry.model for entry in self.entries[name].values()):
+            raise failures[0]
+
+    def unload(self, name: str) -> None:
+        self.entry(name)
+        for entry in self.entries[name].values():
+            entry.model = None
+            entry.on_demand = False
+            entry.state, entry.reason = "UNAVAILABLE", "unloaded through the repository API"
+        self._index_serving(name)
+
+    async def _load_entry(self, entry: Entry, *, again: bool = False, evict: bool = True) -> Model:
+        """One load at a time for an entry; whoever else asks meanwhile waits for the same one."""
+        if entry.loading is not None:
+            return await asyncio.shield(entry.loading)
+        loop = asyncio.get_running_loop()
+        entry.loading = loop.create_future()
+        # Nobody else may be waiting: then its exception is not one that was never retrieved.
+        entry.loading.add_done_callback(lambda future: future.cancelled() or future.exception())
+        if not again:
+            entry.state, entry.reason = "LOADING", "being loaded"
+        try:
+            self._make_room(sum(file.size for file in entry.place.files), entry, evict=evict)
+            model = await loop.run_in_executor(self.executor, self._build, entry.place)
+            self._make_room(model.memory, entry, evict=evict)
+            self.adopt(model)
+        except BaseException as error:
+            kind = (
+                error if isinstance(error, SlipwayError) else ModelNotReady(f"loading it failed: {error!r}")
+            )
+            if not isinstance(error, Overloaded):
+                entry.state, entry.on_demand = "UNAVAILABLE", False
+            else:
+                entry.state = "UNLOADED"
+            entry.reason = kind.what
+            failure = ModelNotReady(kind.what, where=kind.where or f"model {entry.place.name}", fix=kind.fix)
+            entry.loading.set_exception(failure)
+            entry.loading = None
+            self._index_serving(entry.place.name)
+            if isinstance(error, SlipwayError):
+                raise failure from error
+            raise
+        entry.model = model
+        entry.state, entry.reason = "READY", model.behaviour.reason
+        self._index_serving(entry.place.name)
+        entry.loading.set_result(model)
+        entry.loading = None
+        return model
+
+    def _index_serving(self, name: str) -> None:
+        for key in [key for key in self.serving if key[0] == name]:
+            del self.serving[key]
+        versions = self.entries.get(name, {})
+        for version, entry in versions.items():
+            if entry.model is not None:
+                self.serving[(name, version)] = entry.model
+        if versions:
+            newest = self._default(versions)
+            if newest.model is not None:
+                self.serving[(name, "")] = newest.model
+
+    def _make_room(self, needed: int, newcomer: Entry, *, evict: bool) -> None:
+        budget = self.config.memory_budget
+        if not budget:
+            return
+        loaded = [entry for entry in self.index() if entry.model is not None and entry is not newcomer]
+        used = sum(entry.model.memory for entry in loaded if entry.model)
+        loaded.sort(key=lambda entry: entry.model.last_used if entry.model else 0.0)
+        while used + needed > budget and loaded and evict:
+            entry = loaded.pop(0)
+            used -= entry.model.memory if entry.model else 0
+            entry.model = None  # requests in flight hold it until they are answered
+            entry.state, entry.reason = "UNLOADED", "made room for another model; a request loads it again"
+            self._index_serving(entry.place.name)
+        if used + needed > budget:
+            raise Overloaded(
+                f"it needs {needed} bytes, the memory budget has {budget - used} left",
+                where=f"model {newcomer.place.name}",
+                fix="raise --memory-budget",
+            )
+
+    # -- building; runs in a thread ----------------------------------------------------------------
+
+    def _build(self, place: Place) -> Model:
+        where = f"{self.storage.where}/{place.prefix}".rstrip("/")
+        names = {file.path for file in place.files}
+        raw = self.storage.read(place.prefix + place.model_file)
+        contract_text = self.storage.read(place.prefix + CONTRACT_FILE) if CONTRACT_FILE in names else None
+        digest = self._digest(place, raw, contract_text, where)
+        path = self.storage.local_path(place.prefix + place.model_file)
+        beside = any(name not in _KNOWN and not name.endswith((".onnx", ".html", ".json")) for name in names)
+        model = Model(
+            place.name,
+            place.version,
+            path if path is not None and beside else raw,
+            threads=self.config.intra_op_threads,
+            digest=digest,
+        )
+        model.memory = max(len(raw), 1)
+        if contract_text is not None:
+            model.contract = check_agreement(contract_text, model.metadata, where=where)
+            check_graph(model, model.contract, where)
+        elif METADATA_KEY in model.metadata:
+            raise ContractMismatch(
+                f"the model carries a contract, but no {CONTRACT_FILE} lies beside it",
+                where=where,
+                fix="publish the prefix again; the contract is written last, so it may not be complete yet",
+            )
+        if BASELINE_FILE in names:
+            text = self.storage.read(place.prefix + BASELINE_FILE)
+            model.extras["baseline"] = parse_baseline(text, where=f"{where}/{BASELINE_FILE}")
+        warm_up(model, max_rows=self.config.max_batch_rows, batching=self.config.batching)
+        model.last_used = monotonic()
+        return model
+
+    def _digest(self, place: Place, raw: bytes, contract: bytes | None, where: str) -> str:
+        """The digest of the version; a folder that is named by a digest must have it."""
+        known = {place.model_file: raw, CONTRACT_FILE: contract}
+        if contract is None:
+            return hashlib.sha256(raw).hexdigest()
+        digests = {}
+        for file in place.files:
+            content = known.get(file.path)
+            if content is None:
+                content = self.storage.read(place.prefix + file.path)
+            digests[file.path] = hashlib.sha256(content).hexdigest()
+        digest = prefix_digest(digests)
+        if len(place.version) == 64 and place.version != digest:
+            raise ObjectCorrupt(
+                f"its files have the digest {digest}, its folder says {place.version}",
+                where=where,
+                fix="copy or publish the version again; its files are immutable",
+            )
+        return digest
+
+
+_KNOWN = {CONTRACT_FILE, BASELINE_FILE}
+
+
+def check_graph(model: Model, contract: ModelContract, where: str) -> None:
+    """The contract's tensors must be those of the graph."""
+    for what, promised, actual in (
+        ("input", contract.inputs, model.inputs),
+        ("output", contract.outputs, model.outputs),
+    ):
+        specs = {spec.name: spec for spec in actual}
+        if [tensor.name for tensor in promised] != list(specs):
+            raise ContractMismatch(
+                f"the contract names the {what}s {[t.name for t in promised]}, the graph {list(specs)}",
+                where=where,
+                fix="write the contract from the graph that is published",
+            )
+        for tensor in promised:
+            spec = specs[tensor.name]
+            if tensor.dtype != spec.datatype.name:
+                raise ContractMismatch(
+                    f"{what} {tensor.name!r} is {tensor.dtype} in the contract, "
+                    f"{spec.datatype.name} in the graph",
+                    where=where,
+                )
+            if spec.shape is not None and (
+                len(spec.shape) != len(tensor.shape)
+                or any(-1 not in (a, b) and a != b for a, b in zip(spec.shape, tensor.shape, strict=True))
+            ):
+                raise ContractMismatch(
+                    f"{what} {tensor.name!r} has shape {list(tensor.shape)} in the contract, "
+                    f"{spec.public_shape} in the graph",
+                    where=where,
+                )
+
+
+def parse_name(name: str) -> str:
+    if not name:
+        raise InvalidRequest("the model has no name", fix="write /v2/models/NAME")
+    return name
+
+
+def describe(entry: Entry) -> dict[str, Any]:
+    """An entry as the repository index shows it."""
+    state = {"UNLOADED": "UNAVAILABLE"}.get(entry.state, entry.state)
+    return {"name": entry.place.name, "version": entry.place.version, "state": state, "reason": entry.reason}

@@ -1,0 +1,245 @@
+"""What the REST paths mean: Open Inference Protocol v2, its repository extension, and v1's predict."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import secrets
+from collections.abc import Awaitable, Callable
+from typing import Any
+from urllib.parse import unquote
+
+import msgspec
+
+from serving.runtime.codec_json import JsonTemplate, decode_request, encode_response
+from serving.runtime.engine import Engine
+from serving.runtime.http1 import CLOSE, JSON_TYPE, Exchange, Head
+from serving.runtime.messages import InferRequest, InferResponse
+from serving.runtime.model import Model
+from slipway.errors import InvalidRequest, ModelFailed, Overloaded, ServingError, SlipwayError
+
+log = logging.getLogger("slipway.rest")
+_encode = msgspec.json.encode
+
+
+class NotFound(ServingError):
+    status = 404
+
+
+class MethodNotAllowed(ServingError):
+    status = 405
+
+
+class Routes:
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self._tasks: set[Any] = set()
+        self._serial = itertools.count()
+        self._prefix = secrets.token_hex(6)
+        engine.on_load(self._prepare)
+
+    def _prepare(self, model: Model) -> None:
+        model.extras["json"] = JsonTemplate(model, receipt(model))
+        lines = "".join(
+            f"x-slipway-{name.replace('_', '-')}: {value}\r\n" for name, value in receipt(model).items()
+        )
+        model.extras["headers"] = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n" + lines.encode(
+            "latin-1", "replace"
+        )
+
+    # -- finding the handler, once for every head that is not yet known ------------------------------
+
+    def route(self, head: Head) -> None:
+        try:
+            head.handler, allowed, head.arguments = self._resolve(head.target)
+        except ServingError as error:
+            head.error = error
+            return
+        method = "GET" if head.is_head else head.method
+        if method not in allowed:
+            head.error = MethodNotAllowed(f"{head.method} on this path", fix=f"use {' or '.join(allowed)}")
+
+    def _resolve(self, target: bytes) -> tuple[Callable[[Exchange], None], tuple[str, ...], tuple[str, ...]]:
+        try:
+            parts = [unquote(part, errors="strict") for part in target.decode("ascii").strip("/").split("/")]
+        except UnicodeDecodeError:
+            raise InvalidRequest("the path is not UTF-8 in percent encoding") from None
+        match parts:
+            case ["v2"]:
+                return self.server_metadata, ("GET",), ()
+            case ["v2", "health", "live"]:
+                return self.live, ("GET",), ()
+            case ["v2", "health", "ready"]:
+                return self.ready, ("GET",), ()
+            case ["v2", "models"]:
+                return self.index_get, ("GET",), ()
+            case ["v2", "models", name, *rest]:
+                version = ""
+                if rest[:1] == ["versions"] and len(rest) >= 2:
+                    version, rest = rest[1], rest[2:]
+                match rest:
+                    case []:
+                        return self.model_metadata, ("GET",), (name, version)
+                    case ["ready"]:
+                        return self.model_ready, ("GET",), (name, version)
+                    case ["infer"]:
+                        return self.infer, ("POST",), (name, version)
+            case ["v2", "repository", "index"]:
+                return self.index, ("POST", "GET"), ()
+            case ["v2", "repository", "models", name, "load"]:
+                return self.load, ("POST",), (name,)
+            case ["v2", "repository", "models", name, "unload"]:
+                return self.unload, ("POST",), (name,)
+        raise NotFound("there is no such path", where=target.decode("latin-1")[:200], fix="see /v2 and docs")
+
+    # -- inference -----------------------------------------------------------------------------------
+
+    def infer(self, exchange: Exchange) -> None:
+        name, version = exchange.head.arguments
+        model = self.engine.repository.serving.get((name, version))
+        if model is None:
+            self._spawn(exchange, self._infer_later(exchange, name, version))
+            return
+        self._infer(exchange, model)
+
+    async def _infer_later(self, exchange: Exchange, name: str, version: str) -> None:
+        self._infer(exchange, await self.engine.acquire(name, version))
+
+    def _infer(self, exchange: Exchange, model: Model) -> None:
+        head = exchange.head
+        request = decode_request(exchange.body, model, self._reply, head.json_length)
+        request.context = exchange
+        request.arrived = exchange.arrived
+        request.trace = head.trace
+        request.request_id = head.request_id or f"{self._prefix}-{next(self._serial):x}"
+        exchange.request = request
+        exchange.body = b""
+        self.engine.submit(request)
+
+    def _reply(self, request: InferRequest, result: InferResponse | SlipwayError) -> None:
+        exchange: Exchange = request.context
+        if not isinstance(result, InferResponse):
+            self.refuse(exchange, result)
+            return
+        try:
+            extras = result.model.extras
+            body, json_length = encode_response(result, extras["json"])
+            if json_length is None:
+                kind = extras["headers"]
+            else:
+                kind = extras["headers"].replace(JSON_TYPE, b"content-type: application/octet-stream\r\n") + (
+                    b"inference-header-content-length: %d\r\n" % json_length
+                )
+            exchange.send(
+                b"%bx-request-id: %b\r\n%bcontent-length: %d\r\n\r\n%b"
+                % (
+                    kind,
+                    request.request_id.encode("latin-1", "replace"),
+                    b"" if exchange.head.keep_alive else CLOSE,
+                    len(body),
+                    body,
+                )
+            )
+        except Exception as error:
+            self.refuse(exchange, error)
+
+    # -- the rest of v2 ------------------------------------------------------------------------------
+
+    def live(self, exchange: Exchange) -> None:
+        exchange.answer(200, b'{"live":true}')
+
+    def ready(self, exchange: Exchange) -> None:
+        if self.engine.ready:
+            exchange.answer(200, b'{"ready":true}')
+        else:
+            exchange.answer(503, _encode({"ready": False, "reason": self.engine.not_ready_reason()}))
+
+    def server_metadata(self, exchange: Exchange) -> None:
+        exchange.answer(200, _encode(self.engine.server_metadata()))
+
+    def model_metadata(self, exchange: Exchange) -> None:
+        async def work() -> None:
+            exchange.answer(200, _encode(await self.engine.model_metadata(*exchange.head.arguments)))
+
+        self._spawn(exchange, work())
+
+    def model_ready(self, exchange: Exchange) -> None:
+        name, version = exchange.head.arguments
+        ready = self.engine.model_ready(name, version)
+        body: dict[str, Any] = {"name": name, "ready": ready}
+        if not ready:
+            body["reason"] = self.engine.repository.entry(name, version).reason
+        exchange.answer(200 if ready else 503, _encode(body))
+
+    def index(self, exchange: Exchange) -> None:
+        ready_only = False
+        if exchange.body.strip():
+            try:
+                ready_only = bool(msgspec.json.decode(exchange.body, type=_IndexRequest).ready)
+            except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+                raise InvalidRequest(f"not an index request: {error}") from None
+        exchange.answer(200, _encode(self.engine.index(ready_only=ready_only)))
+
+    def index_get(self, exchange: Exchange) -> None:
+        names = sorted(self.engine.repository.entries)
+        exchange.answer(200, _encode({"models": names}))
+
+    def load(self, exchange: Exchange) -> None:
+        async def work() -> None:
+            await self.engine.load(exchange.head.arguments[0])
+            exchange.answer(200, b"{}")
+
+        self._spawn(exchange, work())
+
+    def unload(self, exchange: Exchange) -> None:
+        async def work() -> None:
+            await self.engine.unload(exchange.head.arguments[0])
+            exchange.answer(200, b"{}")
+
+        self._spawn(exchange, work())
+
+    # -- errors --------------------------------------------------------------------------------------
+
+    def _spawn(self, exchange: Exchange, work: Awaitable[None]) -> None:
+        async def guarded() -> None:
+            try:
+                await work
+            except Exception as error:
+                self.refuse(exchange, error)
+
+        task = self.engine.loop.create_task(guarded())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def refuse(self, exchange: Exchange, error: Exception) -> None:
+        """Answer an exception, with the status that its class means."""
+        if not isinstance(error, SlipwayError):
+            log.exception("a request failed in a way that is a fault of the server", exc_info=error)
+            error = ModelFailed(f"the server failed on this request: {error!r}")
+        status = error.status if isinstance(error, ServingError) else 503
+        headers = JSON_TYPE
+        if isinstance(error, Overloaded):
+            headers += b"retry-after: %d\r\n" % max(1, round(error.retry_after))
+        if status == 401:
+            headers += b"www-authenticate: Bearer\r\n"
+        if exchange.request is not None and exchange.request.request_id:
+            headers += b"x-request-id: " + exchange.request.request_id.encode("latin-1", "replace") + b"\r\n"
+        exchange.answer(status, _encode({"error": str(error)}), headers)
+
+
+class _IndexRequest(msgspec.Struct):
+    ready: bool = False
+
+
+def receipt(model: Model) -> dict[str, str]:
+    """Where an answer came from, in the fewest words that `slipway trace` can follow."""
+    found = {"model_digest": model.digest}
+    contract = model.contract
+    if contract is not None:
+        if contract.origin is not None:
+            found["run_id"] = contract.origin.run_id
+        if contract.feature_service is not None:
+            found["feature_service"] = f"{contract.feature_service.name}@{contract.feature_service.digest}"
+        if contract.snapshot is not None:
+            found["snapshot"] = contract.snapshot.digest
+    return {name: value for name, value in found.items() if value}
