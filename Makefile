@@ -4,6 +4,9 @@ SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-print-directory
+# uv installs no bytecode. Where this is set, each process would compile all it imports, each time:
+# feast in 20 s for 9, the command line in 0.6 s for 0.2.
+unexport PYTHONDONTWRITEBYTECODE
 
 PYTHON ?= python3
 VENV   := .venv
