@@ -88,7 +88,7 @@ def decode_request(body: bytes, model: Model, reply: Reply, json_length: int | N
             pass  # the general path reads it, or says what is wrong
         else:
             return _request(model, tensors, reply, fast)
-    message = _parse(body)
+    message = parse_request(body)
     position = 0
     tensors = []
     for item in message.inputs:
@@ -137,9 +137,11 @@ def _request(
             RequestedOutput(output.name, _flag(output.parameters, "binary_data"), output.parameters)
             for output in message.outputs
         ]
-    return InferRequest(
-        model, tensors, reply, id=message.id or "", outputs=outputs, parameters=message.parameters
-    )
+    request = InferRequest(model, tensors, reply)
+    request.id = message.id or ""
+    request.outputs = outputs
+    request.parameters = message.parameters or None
+    return request
 
 
 def _flag(parameters: dict[str, Any] | None, name: str) -> bool | None:
@@ -151,7 +153,7 @@ def _flag(parameters: dict[str, Any] | None, name: str) -> bool | None:
     return value
 
 
-def _parse(body: bytes) -> _Request:
+def parse_request(body: bytes) -> _Request:
     try:
         return _decode_any(body)
     except msgspec.ValidationError as error:

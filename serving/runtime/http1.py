@@ -16,6 +16,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import httptools
+import msgspec
 
 from slipway.errors import InvalidRequest, PayloadTooLarge, ServingError
 
@@ -50,7 +51,8 @@ class Head:
 
     __slots__ = (
         "arguments", "cacheable", "chunked", "encoding", "error", "expect", "handler", "headers", "is_head",
-        "json_length", "keep_alive", "length", "method", "query", "request_id", "target", "trace", "version",
+        "json_length", "keep_alive", "length", "method", "query", "request_id", "simple", "target", "trace",
+        "version",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -69,10 +71,12 @@ class Head:
         self.request_id = ""
         self.trace: str | None = None
         self.cacheable = True
+        self.simple = False
+        """A body of known length in no coding, on a connection that stays open, and a route."""
         self.error: ServingError | None = None
         """Found by the route (unknown path, wrong method, no token); the connection stays usable."""
         self.handler: Handler = _no_handler
-        self.arguments: tuple[str, ...] = ()
+        self.arguments: Any = ()
 
 
 Handler = Callable[["Exchange"], None]
@@ -286,18 +290,15 @@ JSON_TYPE = b"content-type: application/json\r\n"
 CLOSE = b"connection: close\r\n"
 
 
-class Exchange:
+class Exchange(msgspec.Struct, eq=False):
     """One request and its answer. Answers leave in the order of the requests."""
 
-    __slots__ = ("arrived", "body", "connection", "data", "head", "request")
-
-    def __init__(self, connection: Connection, head: Head, body: bytes, arrived: float) -> None:
-        self.connection = connection
-        self.head = head
-        self.body = body
-        self.arrived = arrived
-        self.request: InferRequest | None = None
-        self.data: bytes | None = None
+    connection: Connection
+    head: Head
+    body: bytes
+    arrived: float
+    request: InferRequest | None = None
+    data: bytes | None = None
 
     def answer(self, status: int, body: bytes, headers: bytes = JSON_TYPE) -> None:
         """`headers` are whole lines."""
@@ -341,6 +342,9 @@ class Connection(asyncio.Protocol):
         self._parts: list[bytes] = []
         self._missing = 0
         self.closing = False
+        self.fresh = True
+        """Nothing is left over: what comes next is the begin of a request."""
+        self.heads = server.heads
         self._paused = False
         self._held: bytes = b""
 
@@ -354,7 +358,7 @@ class Connection(asyncio.Protocol):
             self.fail(ServingErrorOverConnections("too many open connections"))
 
     def connection_lost(self, error: Exception | None) -> None:
-        self.closing = True
+        self.closing, self.fresh = True, False
         self.server.connections.discard(self)
         for exchange in self.pending:
             if exchange.request is not None:
@@ -374,18 +378,32 @@ class Connection(asyncio.Protocol):
         """Half-closed: answer what came, then close."""
         if not self.pending:
             return False
-        self.closing = True
+        self.closing, self.fresh = True, False
         self.pending[-1].head = _closing(self.pending[-1].head)
         return True
 
     def data_received(self, data: bytes) -> None:
+        now = perf_counter()
+        if self.fresh:
+            # The usual case in one frame: one whole request with a head that was seen before.
+            end = data.find(b"\r\n\r\n") + 4
+            head = self.heads.get(data[:end])
+            if head is not None and head.simple and len(data) == end + head.length:
+                exchange = Exchange(self, head, data[end:], now)
+                self.pending.append(exchange)
+                self.since = now
+                try:
+                    head.handler(exchange)
+                except Exception as error:
+                    self.server.refuse(exchange, error)
+                return
         if self.closing:
             return
-        now = perf_counter()
         try:
             self._read(data, now)
         except ServingError as error:
             self.fail(error)
+        self.fresh = not (self.receiving or self._held or self.closing)
 
     # -- reading -----------------------------------------------------------------------------------
 
@@ -398,7 +416,7 @@ class Connection(asyncio.Protocol):
         elif self._buffer:
             data = self._buffer + data
             self._buffer = b""
-        heads = self.server.heads
+        heads = self.heads
         while data:
             if len(self.pending) >= MAX_PIPELINED:
                 self._held = data
@@ -449,6 +467,7 @@ class Connection(asyncio.Protocol):
             raise HeaderTooLarge(f"the head is longer than {self.server.config.max_header} bytes")
         head = parse_head(data[start:end])
         self.server.route(head)
+        head.simple = not (head.chunked or head.expect or head.encoding or head.error) and head.keep_alive
         if head.length > self.server.config.max_body:
             raise _too_large(self.server.config.max_body)
         if head.cacheable and not start:
@@ -498,7 +517,7 @@ class Connection(asyncio.Protocol):
         exchange = Exchange(self, head, body, now)
         self.pending.append(exchange)
         if not head.keep_alive:
-            self.closing = True
+            self.closing, self.fresh = True, False
         if head.error is not None:
             self.server.refuse(exchange, head.error)
             return
@@ -515,7 +534,7 @@ class Connection(asyncio.Protocol):
         """uvloop gathers all writes of one tick into one system call a connection."""
         self.transport.write(data)
         if not keep_alive:
-            self.closing = True
+            self.closing, self.fresh = True, False
             self.transport.close()
         elif self._held:
             self._resume()
@@ -543,7 +562,7 @@ class Connection(asyncio.Protocol):
 
     def fail(self, error: ServingError) -> None:
         """Answer an error after which the rest of the stream cannot be understood."""
-        self.closing = True
+        self.closing, self.fresh = True, False
         head = Head()
         head.keep_alive = False
         self._head, self._chunks, self._parts, self._buffer = None, None, [], b""
@@ -556,9 +575,9 @@ class Connection(asyncio.Protocol):
         if self.pending:
             last = self.pending[-1]
             last.head = _closing(last.head)
-            self.closing = True
+            self.closing, self.fresh = True, False
         elif not self.receiving:
-            self.closing = True
+            self.closing, self.fresh = True, False
             self.transport.close()
 
 
@@ -608,6 +627,6 @@ class Server:
             elif connection.receiving == "body" and age > config.body_timeout:
                 connection.fail(RequestTimeout(f"no whole body within {config.body_timeout:g} s"))
             elif not connection.receiving and not connection.pending and age > config.idle_timeout:
-                connection.closing = True
+                connection.closing, connection.fresh = True, False
                 connection.transport.close()
         self._sweeper = self.loop.call_later(1.0, self.sweep)

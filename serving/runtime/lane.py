@@ -49,6 +49,9 @@ class Lane:
         self.in_threads = 0
         """Requests in those runs."""
         self._scheduled = False
+        self._uneven = False
+        """Whether the queue holds anything but single rows of one key without a deadline."""
+        self._key: Any = None
 
     @property
     def depth(self) -> int:
@@ -60,19 +63,28 @@ class Lane:
 
     def submit(self, request: InferRequest) -> None:
         """Queue an admitted request; raises Overloaded when the queue is full."""
-        if len(self.queue) >= self.max_queue:
-            waiting = self.model.behaviour.predict(1) * len(self.queue) / self.concurrency
-            raise Overloaded(
-                f"{len(self.queue)} requests are waiting already",
-                where=f"model {self.model.name}",
-                fix="send fewer at once, or add replicas",
-                retry_after=max(1.0, waiting),
-            )
+        queue = self.queue
         request.submitted = perf_counter()
-        self.queue.append(request)
+        if not queue:
+            self._key = request.key
+            self._uneven = request.rows != 1 or request.deadline is not None
+        elif len(queue) >= self.max_queue:
+            raise self._overloaded()
+        elif request.key != self._key or request.rows != 1 or request.deadline is not None:
+            self._uneven = True
+        queue.append(request)
         if not self._scheduled:
             self._scheduled = True
             self.loop.call_soon(self._tick)
+
+    def _overloaded(self) -> Overloaded:
+        waiting = self.model.behaviour.predict(1) * len(self.queue) / self.concurrency
+        return Overloaded(
+            f"{len(self.queue)} requests are waiting already",
+            where=f"model {self.model.name}",
+            fix="send fewer at once, or add replicas",
+            retry_after=max(1.0, waiting),
+        )
 
     def _tick(self) -> None:
         self._scheduled = False
@@ -97,12 +109,16 @@ class Lane:
     def _next_group(self) -> tuple[list[InferRequest], int]:
         """From the head of the queue: what may share a run, without what nobody waits for."""
         queue = self.queue
+        limit = self.model.behaviour.max_rows if self.model.behaviour.batchable else 0
+        if len(queue) <= limit and not self._uneven:
+            # All of one key, one row each, no deadline: the usual case.
+            alike = [request for request in queue if not request.cancelled]
+            queue.clear()
+            return alike, len(alike)
         now = perf_counter()
         group: list[InferRequest] = []
         rows = 0
         key: Any = None
-        behaviour = self.model.behaviour
-        limit = behaviour.max_rows if behaviour.batchable else 0
         while queue:
             request = queue[0]
             if request.cancelled:
@@ -144,6 +160,11 @@ class Lane:
             for request in requests:
                 if not request.cancelled:
                     request.reply(request, outcome)
+            return
+        bulk = requests[0].bulk
+        if bulk is not None and all(request.bulk == bulk for request in requests):
+            bulk(requests, outcome)
+            self.observer(self.model, requests, outcome)
             return
         start = 0
         single = len(requests) == 1

@@ -13,8 +13,9 @@ import msgspec
 
 from serving.runtime.codec_json import JsonTemplate, decode_request, encode_response
 from serving.runtime.engine import Engine
-from serving.runtime.http1 import CLOSE, JSON_TYPE, Exchange, Head
-from serving.runtime.messages import InferRequest, InferResponse
+from serving.runtime.fastpath import FastReader, FastWriter
+from serving.runtime.http1 import CLOSE, JSON_TYPE, STATUS_LINES, Exchange, Head
+from serving.runtime.messages import Batch, InferRequest, InferResponse
 from serving.runtime.model import Model
 from slipway.errors import InvalidRequest, ModelFailed, Overloaded, ServingError, SlipwayError
 
@@ -35,17 +36,20 @@ class Routes:
         self.engine = engine
         self._tasks: set[Any] = set()
         self._serial = itertools.count()
-        self._prefix = secrets.token_hex(6)
+        self._prefix = secrets.token_hex(6) + "-"
+        self._prefix_bytes = self._prefix.encode()
+        self._serving = engine.repository.serving
         engine.on_load(self._prepare)
 
     def _prepare(self, model: Model) -> None:
-        model.extras["json"] = JsonTemplate(model, receipt(model))
+        template = model.extras["json"] = JsonTemplate(model, receipt(model))
         lines = "".join(
             f"x-slipway-{name.replace('_', '-')}: {value}\r\n" for name, value in receipt(model).items()
         )
-        model.extras["headers"] = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n" + lines.encode(
-            "latin-1", "replace"
-        )
+        headers = STATUS_LINES[200] + JSON_TYPE + lines.encode("latin-1", "replace")
+        model.extras["headers"] = headers
+        model.extras["reader"] = FastReader(model)
+        model.extras["writer"] = FastWriter(template, headers)
 
     # -- finding the handler, once for every head that is not yet known ------------------------------
 
@@ -95,31 +99,75 @@ class Routes:
     # -- inference -----------------------------------------------------------------------------------
 
     def infer(self, exchange: Exchange) -> None:
-        name, version = exchange.head.arguments
-        model = self.engine.repository.serving.get((name, version))
+        head = exchange.head
+        model = self._serving.get(head.arguments)
         if model is None:
-            self._spawn(exchange, self._infer_later(exchange, name, version))
+            self._spawn(exchange, self._infer_later(exchange))
             return
-        self._infer(exchange, model)
+        if head.json_length is None:
+            request = model.extras["reader"].read(exchange.body, self._reply, exchange.arrived)
+            if request is not None:
+                exchange.request = request
+                request.context = exchange
+                if head.cacheable and head.keep_alive:
+                    if request.rows == 1 and request.outputs is None and request.parameters is None:
+                        request.bulk = self._reply_all
+                else:
+                    request.trace, request.request_id = head.trace, head.request_id
+                model.lane.submit(request)
+                return
+        self._infer_generally(exchange, model)
 
-    async def _infer_later(self, exchange: Exchange, name: str, version: str) -> None:
-        self._infer(exchange, await self.engine.acquire(name, version))
+    async def _infer_later(self, exchange: Exchange) -> None:
+        self._infer_generally(exchange, await self.engine.acquire(*exchange.head.arguments))
 
-    def _infer(self, exchange: Exchange, model: Model) -> None:
+    def _infer_generally(self, exchange: Exchange, model: Model) -> None:
         head = exchange.head
         request = decode_request(exchange.body, model, self._reply, head.json_length)
         request.context = exchange
         request.arrived = exchange.arrived
-        request.trace = head.trace
-        request.request_id = head.request_id or f"{self._prefix}-{next(self._serial):x}"
+        request.trace, request.request_id = head.trace, head.request_id
         exchange.request = request
-        exchange.body = b""
         self.engine.submit(request)
+        if head.json_length is None:
+            model.extras["reader"].learn(exchange.body, request)
+        exchange.body = b""
+
+    def _reply_all(self, requests: list[InferRequest], batch: Batch) -> None:
+        """Single rows that share a run: one encoder call an output for all of them."""
+        writer: FastWriter = requests[0].model.extras["writer"]
+        try:
+            texts = writer.bodies(batch)
+        except Exception as error:
+            for request in requests:
+                self.refuse(request.context, error)
+            return
+        head, prefix, serial = writer.head, self._prefix_bytes, self._serial
+        for request, text in zip(requests, texts, strict=False):
+            if request.cancelled:
+                continue
+            exchange: Exchange = request.context
+            exchange.request = None
+            connection = exchange.connection
+            data = head % (prefix, next(serial), len(text), text)
+            pending = connection.pending
+            if len(pending) == 1 and connection.fresh:
+                pending.popleft()
+                connection.transport.write(data)
+            else:
+                exchange.send(data)
+
+    def _identity(self, request: InferRequest) -> bytes:
+        """The request's id for the answer's header and the logs; made here when the client sent none."""
+        if not request.request_id:
+            request.request_id = f"{self._prefix}{next(self._serial):x}"
+        return request.request_id.encode("latin-1", "replace")
 
     def _reply(self, request: InferRequest, result: InferResponse | SlipwayError) -> None:
         exchange: Exchange = request.context
+        exchange.request = None
         if not isinstance(result, InferResponse):
-            self.refuse(exchange, result)
+            self.refuse(exchange, result, request)
             return
         try:
             extras = result.model.extras
@@ -134,7 +182,7 @@ class Routes:
                 b"%bx-request-id: %b\r\n%bcontent-length: %d\r\n\r\n%b"
                 % (
                     kind,
-                    request.request_id.encode("latin-1", "replace"),
+                    self._identity(request),
                     b"" if exchange.head.keep_alive else CLOSE,
                     len(body),
                     body,
@@ -211,7 +259,7 @@ class Routes:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def refuse(self, exchange: Exchange, error: Exception) -> None:
+    def refuse(self, exchange: Exchange, error: Exception, request: InferRequest | None = None) -> None:
         """Answer an exception, with the status that its class means."""
         if not isinstance(error, SlipwayError):
             log.exception("a request failed in a way that is a fault of the server", exc_info=error)
@@ -222,8 +270,13 @@ class Routes:
             headers += b"retry-after: %d\r\n" % max(1, round(error.retry_after))
         if status == 401:
             headers += b"www-authenticate: Bearer\r\n"
-        if exchange.request is not None and exchange.request.request_id:
-            headers += b"x-request-id: " + exchange.request.request_id.encode("latin-1", "replace") + b"\r\n"
+        request = request or exchange.request
+        exchange.request = None
+        identity = (
+            self._identity(request) if request else exchange.head.request_id.encode("latin-1", "replace")
+        )
+        if identity:
+            headers += b"x-request-id: " + identity + b"\r\n"
         exchange.answer(status, _encode({"error": str(error)}), headers)
 
 
