@@ -132,7 +132,7 @@ class KeyMaker:
         self._encoders = tuple(_ENCODERS[kind] for kind in self._kinds)
         self._head = self.prefix + (self._kinds[0] + b"=" if len(ordered) == 1 else b"")
 
-    def make(self, values: Mapping[str, Sequence[Any]], rows: int) -> list[bytes | None]:
+    def make(self, values: Mapping[str, Any], rows: int) -> list[bytes | None]:
         if not self.columns:
             return [self.prefix + NOBODY + b"}"] * rows
         if len(self.columns) == 1:

@@ -204,7 +204,7 @@ def pack_items(dtype: str, values: Any) -> bytes:
 def unpack_items(dtype: str, raw: bytes) -> npt.NDArray[Any] | list[str] | list[bytes]:
     inner = item_type(dtype) or ""
     if inner in SLOTS:
-        return np.frombuffer(raw, SLOTS[inner])
+        return np.frombuffer(raw, SLOTS[inner]) if raw else np.empty(0, SLOTS[inner])
     count = int.from_bytes(raw[:4], "little")
     ends = np.frombuffer(raw, "<u4", count, 4).tolist()
     heap = raw[4 + 4 * count :]

@@ -1,0 +1,199 @@
+"""Reads from the online store for code without an event loop: batch scoring, parity, tests."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+from slipway.errors import FeatureError, OnlineStoreUnavailable
+from slipway.features.wire import (
+    CLUSTER_SLOTS,
+    Address,
+    Reply,
+    ServerRefused,
+    again,
+    is_moved,
+    key_slot,
+    late,
+    pack_gets,
+    pack_mget,
+    parse_url,
+    parser,
+    refused,
+    slot_table,
+    unavailable,
+)
+
+KEYS_A_COMMAND = 5_000
+PAUSE = 0.05
+"""After a failure callers are refused at once for so long."""
+
+
+class BlockingNode:
+    """One server; threads take turns."""
+
+    def __init__(self, address: Address, timeout: float) -> None:
+        self.address = address
+        self._timeout = timeout
+        self._lock = threading.Lock()
+        self._socket: socket.socket | None = None
+        self._parser: Any = None
+        self._context: Any = None
+        self._failed_at = float("-inf")
+        self._failure: OnlineStoreUnavailable | None = None
+
+    def ask(self, command: bytes, replies: int) -> list[Any]:
+        with self._lock:
+            if self._failure is not None and time.monotonic() - self._failed_at < PAUSE:
+                raise again(self._failure)
+            deadline = time.monotonic() + self._timeout
+            stale = self._socket is not None
+            try:
+                return self._exchange(command, replies, deadline)
+            except TimeoutError as error:
+                raise self._give_up(late(self.address, self._timeout)) from error
+            except OSError as error:
+                self._drop()
+                if not stale:
+                    failure = unavailable(self.address, f"not reachable: {error}")
+                    raise self._give_up(failure) from error
+            # The server may have closed an idle connection, or started anew since.
+            try:
+                return self._exchange(command, replies, deadline)
+            except TimeoutError as error:
+                raise self._give_up(late(self.address, self._timeout)) from error
+            except OSError as error:
+                raise self._give_up(unavailable(self.address, f"not reachable: {error}")) from error
+
+    def close(self) -> None:
+        with self._lock:
+            self._drop()
+
+    def _give_up(self, failure: OnlineStoreUnavailable) -> OnlineStoreUnavailable:
+        self._drop()
+        self._failed_at, self._failure = time.monotonic(), failure
+        return failure
+
+    def _exchange(self, command: bytes, replies: int, deadline: float) -> list[Any]:
+        if self._socket is None:
+            self._connect(deadline)
+        connection = self._socket
+        assert connection is not None  # noqa: S101
+        self._bound(connection, deadline)
+        connection.sendall(command)
+        answers: list[Any] = []
+        while len(answers) < replies:
+            reply = self._parser.gets()
+            if reply is not False:
+                answers.append(reply)
+                continue
+            self._bound(connection, deadline)
+            data = connection.recv(1 << 18)
+            if not data:
+                raise ConnectionError("closed by the server")
+            self._parser.feed(data)
+        return answers
+
+    def _bound(self, connection: socket.socket, deadline: float) -> None:
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        connection.settimeout(left)
+
+    def _connect(self, deadline: float) -> None:
+        address = self.address
+        left = max(deadline - time.monotonic(), 0.001)
+        connection = socket.create_connection((address.host, address.port), left)
+        try:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if address.tls is not None:
+                self._context = self._context or address.context()
+                connection = self._context.wrap_socket(connection, server_hostname=address.host)
+        except BaseException:
+            connection.close()
+            raise
+        self._socket, self._parser = connection, parser()
+        greeting = address.greeting()
+        for reply in self._exchange(b"".join(greeting), len(greeting), deadline):
+            if isinstance(reply, ServerRefused):
+                self._drop()
+                raise refused(address, reply)
+        self._failure = None
+
+    def _drop(self) -> None:
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+
+class BlockingReader:
+    def __init__(self, url: str, *, timeout: float, cluster: bool) -> None:
+        self._address = parse_url(url)
+        self._timeout = timeout
+        self._cluster = cluster
+        self._nodes: dict[Address, BlockingNode] = {}
+        self._table: list[Address | None] = []
+
+    def fetch(self, keys: Sequence[bytes]) -> list[Reply]:
+        if not keys:
+            return []
+        if self._cluster:
+            return self._fetch_cluster(keys)
+        node = self._node(self._address)
+        if len(keys) <= KEYS_A_COMMAND:
+            replies = node.ask(pack_mget(keys), 1)
+        else:
+            parts = [keys[start : start + KEYS_A_COMMAND] for start in range(0, len(keys), KEYS_A_COMMAND)]
+            replies = [reply for part in parts for reply in node.ask(pack_mget(part), 1)]
+        for reply in replies:
+            if isinstance(reply, ServerRefused):
+                raise refused(self._address, reply)
+        return replies[0] if len(replies) == 1 else [item for reply in replies for item in reply]
+
+    def close(self) -> None:
+        for node in self._nodes.values():
+            node.close()
+
+    def _fetch_cluster(self, keys: Sequence[bytes]) -> list[Reply]:
+        replies: list[Any] = [None] * len(keys)
+        todo = list(range(len(keys)))
+        for _ in range(2):
+            if not self._table:
+                self._learn()
+            shares: dict[Address, list[int]] = defaultdict(list)
+            for at in todo:
+                shares[self._table[key_slot(keys[at])] or self._address].append(at)
+            for address, share in shares.items():
+                answers = self._node(address).ask(pack_gets([keys[at] for at in share]), len(share))
+                for at, answer in zip(share, answers, strict=True):
+                    replies[at] = answer
+            todo = [at for at in todo if isinstance(replies[at], ServerRefused)]
+            if not todo:
+                return replies
+            if not all(is_moved(replies[at]) for at in todo):
+                break
+            self._table = []
+        raise refused(self._address, replies[todo[0]])
+
+    def _node(self, address: Address) -> BlockingNode:
+        if address not in self._nodes:
+            self._nodes[address] = BlockingNode(address, self._timeout)
+        return self._nodes[address]
+
+    def _learn(self) -> None:
+        failure: FeatureError | None = None
+        for address in dict.fromkeys([self._address, *self._nodes]):
+            try:
+                (reply,) = self._node(address).ask(CLUSTER_SLOTS, 1)
+            except OnlineStoreUnavailable as error:
+                failure = error
+                continue
+            if isinstance(reply, ServerRefused):
+                raise refused(address, reply)
+            self._table = slot_table(reply, self._address)
+            return
+        raise failure or unavailable(self._address, "no node answers")

@@ -1,0 +1,332 @@
+"""Reads from the online store for one event loop: everything that one loop tick asks for is one MGET.
+
+A dead store costs a caller nothing: after the first failure callers are refused at once, while a probe in
+the background tries again after 0, 50, 100 … 500 ms; when it answers, callers are let through again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ssl
+from collections import defaultdict, deque
+from collections.abc import Sequence
+from typing import Any
+
+from slipway.errors import FeatureError, OnlineStoreUnavailable
+from slipway.features.wire import (
+    CLUSTER_SLOTS,
+    Address,
+    Reply,
+    ServerRefused,
+    again,
+    is_moved,
+    key_slot,
+    late,
+    pack_gets,
+    pack_mget,
+    parse_url,
+    parser,
+    refused,
+    slot_table,
+    unavailable,
+)
+
+KEYS_A_COMMAND = 5_000
+PAUSES = (0.0, 0.05, 0.1, 0.2, 0.5)
+
+
+class _Batch:
+    """Commands under way together: how many answers they have, and who waits for them."""
+
+    __slots__ = ("future", "parts", "replies", "timer", "wanted")
+
+    def __init__(self, wanted: int, future: asyncio.Future[list[Any]] | None = None) -> None:
+        self.wanted = wanted
+        self.replies: list[Any] = []
+        self.future = future
+        self.parts: list[tuple[asyncio.Future[list[Reply]], int]] = []
+        self.timer: asyncio.TimerHandle | None = None
+
+    def fail(self, error: FeatureError) -> None:
+        if self.timer is not None:
+            self.timer.cancel()
+        for future in (self.future, *(part[0] for part in self.parts)):
+            if future is not None and not future.done():
+                future.set_exception(error)
+
+
+class _Connection(asyncio.Protocol):
+    def __init__(self, node: NodeReader) -> None:
+        self.node = node
+        self.parser = parser()
+        self.waiting: deque[_Batch] = deque()
+        self.transport: Any = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self.parser.feed(data)
+        try:
+            while self.waiting:
+                reply = self.parser.gets()
+                if reply is False:
+                    return
+                batch = self.waiting[0]
+                batch.replies.append(reply)
+                if len(batch.replies) == batch.wanted:
+                    self.waiting.popleft()
+                    self.node.answered(batch)
+        except ConnectionError as error:
+            self.node.lost(self, unavailable(self.node.address, f"does not speak Redis: {error}"))
+
+    def connection_lost(self, error: Exception | None) -> None:
+        why = f"connection lost: {error or 'closed by the server'}"
+        self.node.lost(self, unavailable(self.node.address, why), dead=False)
+
+    def send(self, command: bytes, batch: _Batch) -> None:
+        self.waiting.append(batch)
+        self.transport.write(command)
+
+
+class NodeReader:
+    """One server, one connection, as many readers as there are."""
+
+    def __init__(self, address: Address, timeout: float, *, single_keys: bool = False) -> None:
+        self.address = address
+        self._timeout = timeout
+        self._single_keys = single_keys
+        self._loop = asyncio.get_running_loop()
+        self._connection: _Connection | None = None
+        self._pending: list[tuple[Sequence[bytes], asyncio.Future[list[Reply]]]] = []
+        self._scheduled = False
+        self._probe: asyncio.Task[None] | None = None
+        self._failure: OnlineStoreUnavailable | None = None
+        self._context: ssl.SSLContext | None = None
+
+    def fetch(self, keys: Sequence[bytes]) -> asyncio.Future[list[Reply]]:
+        """The values of these keys, None for those that are not there. Joins what else this tick asks."""
+        future: asyncio.Future[list[Reply]] = self._loop.create_future()
+        if self._failure is not None:
+            future.set_exception(again(self._failure))
+            return future
+        self._pending.append((keys, future))
+        if self._connection is None:
+            self._start_probe()
+        elif not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self._flush)
+        return future
+
+    async def ask(self, command: bytes) -> Any:
+        """One other command; connects if need be."""
+        if self._connection is None:
+            await self.fetch([])
+        if self._connection is None:
+            raise self._failure or unavailable(self.address, "not connected")
+        future: asyncio.Future[list[Any]] = self._loop.create_future()
+        self._send(command, _Batch(1, future))
+        return (await future)[0]
+
+    async def close(self) -> None:
+        if self._probe is not None:
+            self._probe.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._probe
+        self._failure = unavailable(self.address, "the reader is closed")
+        if self._connection is not None:
+            self._connection.transport.abort()
+        self._fail_pending(self._failure)
+
+    def answered(self, batch: _Batch) -> None:
+        if batch.timer is not None:
+            batch.timer.cancel()
+        if batch.future is not None:
+            if not batch.future.done():
+                batch.future.set_result(batch.replies)
+            return
+        replies = batch.replies
+        if not self._single_keys:
+            refusal = next((reply for reply in replies if isinstance(reply, ServerRefused)), None)
+            if refusal is not None:
+                batch.fail(refused(self.address, refusal))
+                return
+            replies = replies[0] if len(replies) == 1 else [item for reply in replies for item in reply]
+        start = 0
+        for future, count in batch.parts:
+            if not future.done():
+                future.set_result(replies[start : start + count])
+            start += count
+
+    def lost(self, connection: _Connection, error: OnlineStoreUnavailable, *, dead: bool = True) -> None:
+        """A connection that was merely closed, as servers do with idle ones, is opened again first; only
+        if that fails are callers refused.
+        """
+        while connection.waiting:
+            connection.waiting.popleft().fail(again(error))
+        connection.transport.abort()
+        if connection is self._connection:
+            self._connection = None
+            if dead:
+                self._failure = error
+                self._fail_pending(error)
+            self._start_probe()
+
+    def _flush(self) -> None:
+        self._scheduled = False
+        pending, self._pending = self._pending, []
+        if self._connection is None:
+            self._pending = pending
+            self._start_probe()
+            return
+        keys: list[bytes] = []
+        parts = []
+        for wanted, future in pending:
+            if not future.done():
+                keys += wanted
+                parts.append((future, len(wanted)))
+        if not keys:
+            for future, _ in parts:
+                future.set_result([])
+            return
+        if self._single_keys:
+            command, wanted_replies = pack_gets(keys), len(keys)
+        else:
+            slices = [keys[start : start + KEYS_A_COMMAND] for start in range(0, len(keys), KEYS_A_COMMAND)]
+            command, wanted_replies = b"".join([pack_mget(part) for part in slices]), len(slices)
+        batch = _Batch(wanted_replies)
+        batch.parts = parts
+        self._send(command, batch)
+
+    def _send(self, command: bytes, batch: _Batch) -> None:
+        connection = self._connection
+        if connection is None:
+            batch.fail(again(self._failure or unavailable(self.address, "not connected")))
+            return
+        error = late(self.address, self._timeout)
+        batch.timer = self._loop.call_later(self._timeout, self.lost, connection, error)
+        connection.send(command, batch)
+
+    def _start_probe(self) -> None:
+        if self._probe is None or self._probe.done():
+            self._probe = self._loop.create_task(self._connect())
+
+    async def _connect(self) -> None:
+        """Until it is connected; only one runs at a time."""
+        for attempt in range(1 << 62):
+            await asyncio.sleep(PAUSES[min(attempt, len(PAUSES) - 1)])
+            try:
+                async with asyncio.timeout(self._timeout):
+                    connection = await self._greet()
+            except FeatureError as error:
+                failure = error if isinstance(error, OnlineStoreUnavailable) else None
+                failure = failure or unavailable(self.address, error.what)
+            except TimeoutError:
+                failure = late(self.address, self._timeout)
+            except OSError as error:
+                failure = unavailable(self.address, f"not reachable: {error}")
+            else:
+                self._connection = connection
+                self._failure = None
+                self._flush()
+                return
+            self._failure = failure
+            self._fail_pending(failure)
+
+    async def _greet(self) -> _Connection:
+        address = self.address
+        if address.tls is not None and self._context is None:
+            self._context = address.context()
+        _, connection = await self._loop.create_connection(
+            lambda: _Connection(self),
+            address.host,
+            address.port,
+            ssl=self._context,
+            server_hostname=address.host if self._context else None,
+        )
+        try:
+            greeting = address.greeting()
+            future: asyncio.Future[list[Any]] = self._loop.create_future()
+            connection.send(b"".join(greeting), _Batch(len(greeting), future))
+            replies = await future
+        except BaseException:
+            connection.waiting.clear()
+            connection.transport.abort()
+            raise
+        refusal = next((reply for reply in replies if isinstance(reply, ServerRefused)), None)
+        if refusal is not None:
+            connection.transport.abort()
+            raise refused(address, refusal)
+        return connection
+
+    def _fail_pending(self, error: OnlineStoreUnavailable) -> None:
+        pending, self._pending = self._pending, []
+        for _, future in pending:
+            if not future.done():
+                future.set_exception(again(error))
+
+
+class ClusterReader:
+    """Sends each key to the node of its hash slot; learns the slots anew when a node says that they moved."""
+
+    def __init__(self, address: Address, timeout: float) -> None:
+        self._address = address
+        self._timeout = timeout
+        self._nodes: dict[Address, NodeReader] = {}
+        self._table: list[Address | None] = []
+
+    async def fetch(self, keys: Sequence[bytes]) -> list[Reply]:
+        async with asyncio.timeout(4 * self._timeout):
+            if not self._table:
+                await self._learn()
+            replies: list[Any] = [None] * len(keys)
+            todo = list(range(len(keys)))
+            for last in (False, True):
+                await self._fetch_some(keys, todo, replies)
+                todo = [at for at in todo if isinstance(replies[at], ServerRefused)]
+                if not todo:
+                    return replies
+                if last or not all(is_moved(replies[at]) for at in todo):
+                    break
+                await self._learn()
+            raise refused(self._address, replies[todo[0]])
+
+    async def close(self) -> None:
+        for node in self._nodes.values():
+            await node.close()
+
+    async def _fetch_some(self, keys: Sequence[bytes], todo: list[int], replies: list[Any]) -> None:
+        shares: dict[Address, list[int]] = defaultdict(list)
+        for at in todo:
+            shares[self._table[key_slot(keys[at])] or self._address].append(at)
+        fetches = [self._node(node).fetch([keys[at] for at in share]) for node, share in shares.items()]
+        for share, values in zip(shares.values(), await asyncio.gather(*fetches), strict=True):
+            for at, value in zip(share, values, strict=True):
+                replies[at] = value
+
+    def _node(self, address: Address) -> NodeReader:
+        if address not in self._nodes:
+            self._nodes[address] = NodeReader(address, self._timeout, single_keys=True)
+        return self._nodes[address]
+
+    async def _learn(self) -> None:
+        """From the first node that answers."""
+        failure: FeatureError | None = None
+        for address in dict.fromkeys([self._address, *self._nodes]):
+            try:
+                reply = await self._node(address).ask(CLUSTER_SLOTS)
+            except OnlineStoreUnavailable as error:
+                failure = error
+                continue
+            if isinstance(reply, ServerRefused):
+                raise refused(address, reply)
+            self._table = slot_table(reply, self._address)
+            return
+        raise failure or unavailable(self._address, "no node answers")
+
+
+def open_reader(url: str, *, timeout: float, cluster: bool) -> NodeReader | ClusterReader:
+    """For the running loop."""
+    address = parse_url(url)
+    return ClusterReader(address, timeout) if cluster else NodeReader(address, timeout)
