@@ -136,9 +136,15 @@ _SERVICE_LINK = re.compile(r"_(SERVICE_(HOST|PORT)(_\w+)?|PORT(_\d+_(TCP|UDP|SCT
 
 
 def load_settings(
-    environment: Mapping[str, str] | None = None, *, directory: str | os.PathLike[str] | None = None
+    environment: Mapping[str, str] | None = None,
+    *,
+    directory: str | os.PathLike[str] | None = None,
+    platform: bool = True,
 ) -> Settings:
-    """Settings as this process should see them; `directory` stands in for the current folder."""
+    """Settings as this process should see them; `directory` stands in for the current folder.
+
+    Without `platform`, what `slipway up` wrote is left out.
+    """
     environ = os.environ if environment is None else environment
     here = Path.cwd() if directory is None else Path(directory)
     layers: list[tuple[str, Mapping[str, Any]]] = [
@@ -148,7 +154,8 @@ def load_settings(
     profile = _first(layers, "profile") or "local"
     home = here / (_first(layers, "home") or ".slipway")
     if profile == "local":
-        layers.append(_from_platform(home))
+        if platform:
+            layers.append(_from_platform(home))
         layers.append(
             (
                 "defaults",

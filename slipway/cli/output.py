@@ -20,6 +20,7 @@ from slipway.errors import SlipwayError
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.progress import Progress, TaskID
+    from rich.text import Text
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Answer with one JSON document on stdout.")]
 
@@ -61,24 +62,51 @@ def table(
 ) -> RenderableType:
     """A table without rules, so that it also reads well in a log; numbers stand to the right."""
     from rich.table import Table
-    from rich.text import Text
 
     cells = [[_text(cell) for cell in row] for row in rows]
     made = Table(
         title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0)
     )
     for index, column in enumerate(columns):
-        numeric = bool(cells) and all(_is_number(row[index]) for row in cells)
+        numeric = bool(cells) and all(_is_number(row[index].plain) for row in cells)
         made.add_column(column, justify="right" if numeric else "left", header_style="bold", overflow="fold")
     for row in cells:
-        made.add_row(*(Text.from_ansi(cell) for cell in row))
+        made.add_row(*row)
     return made
 
 
-def _text(cell: object) -> str:
+def _text(cell: object) -> Text:
+    from rich.text import Text
+
+    if isinstance(cell, Text):
+        return cell
     if cell is None:
-        return "-"
-    return f"{cell:.4g}" if isinstance(cell, float) else str(cell)
+        return Text("-")
+    return Text(f"{cell:.4g}" if isinstance(cell, float) else str(cell))
+
+
+def size(count: int | None) -> str | None:
+    """Bytes as a person reads them: `12.3 MB`."""
+    if count is None:
+        return None
+    value, unit = float(count), "B"
+    for larger in ("kB", "MB", "GB", "TB"):
+        if value < 1000:
+            break
+        value, unit = value / 1000, larger
+    return f"{value:.0f} B" if unit == "B" else f"{value:.1f} {unit}"
+
+
+def duration(seconds: float | None) -> str | None:
+    """Seconds as a person reads them: `4 s`, `12 min`, `3 h 05 min`, `2 d 4 h`."""
+    if seconds is None:
+        return None
+    minutes, hours, days = int(seconds) // 60, int(seconds) // 3600, int(seconds) // 86400
+    if days:
+        return f"{days} d {hours % 24} h"
+    if hours:
+        return f"{hours} h {minutes % 60:02} min"
+    return f"{minutes} min" if minutes else f"{int(seconds)} s"
 
 
 def _is_number(cell: str) -> bool:

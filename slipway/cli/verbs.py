@@ -55,7 +55,13 @@ class Verb:
         return f"slipway.cli.{self.name.replace('-', '_')}"
 
 
-VERBS: tuple[Verb, ...] = (Verb("completion", SHELL, "Print the completion script of your shell", "cli"),)
+VERBS: tuple[Verb, ...] = (
+    Verb("up", PLATFORM, "Start S3, the online store and tracking"),
+    Verb("down", PLATFORM, "Stop them; data stays"),
+    Verb("status", PLATFORM, "Show health, addresses, sizes and versions"),
+    Verb("logs", PLATFORM, "Show what the servers wrote"),
+    Verb("completion", SHELL, "Print the completion script of your shell", "cli"),
+)
 
 
 def find(name: str) -> Verb | None:
