@@ -50,6 +50,8 @@ class S3(_Section, frozen=True, forbid_unknown_fields=True):
     access_key: str | None = None
     """None: the standard AWS chain (environment, profile, IRSA)."""
     secret_key: str | None = None
+    session_token: str | None = None
+    """Goes with the keys when they are temporary ones."""
     bucket: str = "slipway"
     connect_timeout: float = 3.0
     read_timeout: float = 30.0

@@ -51,6 +51,7 @@ def make_client(settings: S3) -> S3Client:
         region_name=settings.region,
         aws_access_key_id=settings.access_key,
         aws_secret_access_key=settings.secret_key,
+        aws_session_token=settings.session_token,
         config=Config(
             connect_timeout=settings.connect_timeout,
             read_timeout=settings.read_timeout,

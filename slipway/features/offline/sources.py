@@ -1,0 +1,197 @@
+"""Feast's file sources as Polars scans: one file, a directory or a prefix, here or on S3."""
+
+from __future__ import annotations
+
+import glob
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import polars as pl
+from feast.data_format import ParquetFormat
+from feast.data_source import DataSource
+from feast.infra.offline_stores.file_source import FileSource
+
+from slipway.errors import FeatureSourceError, SettingsError
+from slipway.features.storage import storage_options
+from slipway.settings import S3, load_settings
+
+_PARQUET = (".parquet", ".pq")
+_PATTERN = re.compile(r"[*?\[]")
+# Files of one source may differ in width, as when an older writer chose smaller types.
+_CASTS = pl.ScanCastOptions(
+    integer_cast="upcast",
+    float_cast="upcast",
+    datetime_cast=["downcast", "upcast"],
+    categorical_to_string="allow",
+)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the rows of a data source are, and how to get there."""
+
+    uri: str
+    """As it stands in the definition, made absolute."""
+    s3: S3 | None
+    """None: not on S3."""
+
+    def is_file(self) -> bool:
+        """Whether the rows are in one file rather than in all files of a place."""
+        if self.s3 is None and "://" not in self.uri and Path(self.uri).is_dir():
+            return False
+        return self.uri.endswith(_PARQUET)
+
+    def scan(self, row_number: str | None = None) -> pl.LazyFrame:
+        """All rows, lazily. `row_number` names a column with each row's place in the source."""
+        if self.is_file() or _PATTERN.search(self.uri):
+            pattern, single = self.uri, self.is_file() and not _PATTERN.search(self.uri)
+        else:
+            pattern, single = f"{glob.escape(self.uri.rstrip('/'))}/**/*.parquet", False
+        return pl.scan_parquet(
+            pattern,
+            glob=not single,
+            hive_partitioning=not single,
+            row_index_name=row_number,
+            storage_options=None if self.s3 is None else storage_options(self.s3),
+            cast_options=_CASTS,
+            missing_columns="insert",
+            extra_columns="ignore",
+        )
+
+    def schema(self) -> pl.Schema:
+        """Column types, from the footer of the first file."""
+        with self.reading():
+            return self.scan().collect_schema()
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Raise what Polars raises as one of ours, with the place and the remedy."""
+        try:
+            yield
+        except (pl.exceptions.PolarsError, OSError) as error:
+            raise _explain(error, self) from error
+
+    def require(self, columns: Mapping[str, str], schema: pl.Schema) -> None:
+        """See that the columns are there; the values say what each is for."""
+        if missing := [f"{name} ({use})" for name, use in columns.items() if name not in schema]:
+            raise FeatureSourceError(
+                f"no column {', '.join(missing)}",
+                where=self.uri,
+                fix=f"it has {', '.join(schema.names())}; mend the view or its field_mapping, or write the "
+                "column into the files",
+            )
+
+
+def open_source(data_source: DataSource, repository: str | Path | None, s3: S3 | None = None) -> Source:
+    """The place of a Feast FileSource. `s3` stands in for the S3 section of this process's settings."""
+    if not isinstance(data_source, FileSource):
+        raise FeatureSourceError(
+            f"a {type(data_source).__name__}, and this store reads Parquet files only",
+            where=str(data_source.name),
+            fix="describe the data with a feast.FileSource",
+        )
+    if not isinstance(data_source.file_format, ParquetFormat | None):
+        raise FeatureSourceError(
+            f"files in the format {data_source.file_format}, and this store reads Parquet only",
+            where=data_source.path,
+            fix="write the data as Parquet, and leave out file_format",
+        )
+    credentials = data_source.resolve_credentials() or {}
+    return open_place(data_source.path, repository, s3, data_source.s3_endpoint_override, credentials)
+
+
+def open_place(
+    path: str,
+    repository: str | Path | None,
+    s3: S3 | None = None,
+    endpoint: str | None = None,
+    credentials: Mapping[str, str] | None = None,
+) -> Source:
+    """A path or an address; what is said here goes before the settings, and they before the AWS chain."""
+    uri = FileSource.get_uri_for_file_path(repository, path.removeprefix("file://"))
+    if not uri.startswith("s3://"):
+        return Source(uri, None)
+    chosen = load_settings().s3 if s3 is None else s3
+    if endpoint:
+        chosen = msgspec.structs.replace(chosen, endpoint=endpoint)
+    if credentials:
+        chosen = msgspec.structs.replace(
+            chosen,
+            access_key=credentials.get("AWS_ACCESS_KEY_ID"),
+            secret_key=credentials.get("AWS_SECRET_ACCESS_KEY"),
+            session_token=credentials.get("AWS_SESSION_TOKEN"),
+            region=credentials.get("AWS_DEFAULT_REGION", chosen.region),
+        )
+    return Source(uri, chosen)
+
+
+def s3_from(options: Mapping[str, Any] | None) -> S3 | None:
+    """The `s3` part of the store's configuration."""
+    if options is None:
+        return None
+    try:
+        return msgspec.convert(dict(options), S3)
+    except msgspec.ValidationError as error:
+        raise SettingsError(f"{error}", where="offline_store.s3 in feature_store.yaml") from error
+
+
+# What S3 servers answer, by the code in their text; object_store passes it on in its messages.
+_ANSWERS = {
+    "NoSuchBucket": ("there is no such bucket", "make the bucket, or mend the address of the source"),
+    "ExpiredToken": ("the credentials have expired", "get new temporary credentials"),
+    "TokenRefreshRequired": ("the credentials have expired", "get new temporary credentials"),
+    "RequestTimeTooSkewed": (
+        "this machine's clock is off",
+        "set the clock; S3 refuses signatures of another time",
+    ),
+    "InvalidAccessKeyId": ("S3 does not know the access key", "set SLIPWAY_S3_ACCESS_KEY and _SECRET_KEY"),
+    "SignatureDoesNotMatch": ("the secret key is wrong", "set SLIPWAY_S3_ACCESS_KEY and _SECRET_KEY"),
+    "AccessDenied": ("these credentials may not read it", "grant s3:GetObject and s3:ListBucket on it"),
+}
+
+
+def _explain(error: Exception, source: Source) -> FeatureSourceError:
+    text = str(error)
+    summary = text.strip().splitlines()[0][:300] if text.strip() else type(error).__name__
+
+    def said(what: str, fix: str) -> FeatureSourceError:
+        return FeatureSourceError(what, where=source.uri, fix=fix)
+
+    for code, (what, fix) in _ANSWERS.items():
+        if f"<Code>{code}</Code>" in text:
+            return said(f"{what} ({code})", fix)
+    if isinstance(error, PermissionError) or "403 Forbidden" in text or "401 Unauthorized" in text:
+        return said("these credentials may not read it", "grant the right to read it to them, or use others")
+    if "expanded paths were empty" in text:
+        return said(
+            "there is no Parquet file here",
+            "mend the path of the source, or write the data first (`slipway ingest` writes the flights)",
+        )
+    if isinstance(error, FileNotFoundError):
+        return said("there is no such file", "mend the path of the source, or write the data first")
+    if (
+        isinstance(error, ConnectionError | TimeoutError)
+        or "error sending request" in text
+        or "timed out" in text
+    ):
+        endpoint = (source.s3.endpoint if source.s3 else None) or "AWS"
+        return said(
+            f"S3 does not answer: {summary}",
+            f"see that {endpoint} can be reached from here; `slipway status` shows the embedded server",
+        )
+    if "credential" in text.lower():
+        return said(
+            f"no credentials: {summary}",
+            "set SLIPWAY_S3_ACCESS_KEY and SLIPWAY_S3_SECRET_KEY, or use an AWS profile or role",
+        )
+    if isinstance(error, pl.exceptions.SchemaError | pl.exceptions.SchemaFieldNotFoundError):
+        return said(
+            f"its files do not agree on their columns: {summary}",
+            "write the odd file again with the types of the others",
+        )
+    return said(f"it cannot be read: {summary}", "write it again: it is damaged, or not a Parquet file")
