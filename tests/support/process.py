@@ -1,0 +1,106 @@
+"""Servers as processes of their own: free ports, a wait until they answer, an end that is certain."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+
+from tests.support.peers import Peer, Ports
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that were free together a moment ago."""
+    held = [socket.socket() for _ in range(count)]
+    try:
+        for item in held:
+            item.bind(("127.0.0.1", 0))
+        return [item.getsockname()[1] for item in held]
+    finally:
+        for item in held:
+            item.close()
+
+
+def get(port: int, path: str, timeout: float = 2.0) -> int:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
+    try:
+        connection.request("GET", path)
+        return connection.getresponse().status
+    finally:
+        connection.close()
+
+
+def wait_ready(
+    process: subprocess.Popen[bytes], port: int, path: str, log: Path, seconds: float = 60, step: float = 0.05
+) -> None:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise RuntimeError(f"the server ended with {process.returncode}:\n{log.read_text()[-3000:]}")
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            if get(port, path) == 200:
+                return
+        time.sleep(step)
+    raise RuntimeError(f"no answer at {path} for {seconds} s:\n{log.read_text()[-3000:]}")
+
+
+def stop(process: subprocess.Popen[bytes], seconds: float = 10) -> int:
+    """End the process and its children: asked first, then made to."""
+    try:
+        children = psutil.Process(process.pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        children = []
+    if process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait(seconds)
+    for child in children:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            child.kill()
+    return int(process.returncode)
+
+
+def cpu_seconds(pid: int) -> float:
+    """User and system time of a process and its children, also those that have ended."""
+    total = 0.0
+    parent = psutil.Process(pid)
+    for process in [parent, *parent.children(recursive=True)]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            times = process.cpu_times()
+            total += times.user + times.system
+            if process.pid == pid:
+                total += times.children_user + times.children_system
+    return total
+
+
+def resident_bytes(pid: int) -> int:
+    """Memory of the process tree; pages that several of them share are counted once (PSS)."""
+    total = 0
+    parent = psutil.Process(pid)
+    for process in [parent, *parent.children(recursive=True)]:
+        with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+            total += process.memory_full_info().pss
+    return total
+
+
+@contextlib.contextmanager
+def running_peer(peer: Peer, models: Path, scratch: Path) -> Iterator[tuple[subprocess.Popen[bytes], Ports]]:
+    scratch.mkdir(parents=True, exist_ok=True)
+    ports = Ports(*free_ports(3))
+    log = scratch / "server.log"
+    process = peer.start(models.resolve(), scratch, ports, log)
+    try:
+        wait_ready(process, ports.http, peer.ready, log, seconds=90, step=0.2)
+        yield process, ports
+    finally:
+        stop(process)

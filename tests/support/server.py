@@ -1,0 +1,72 @@
+"""Our own server, started as its users start it, and described as its peers are."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.support.peers import ROOT, Launch, Peer, Ports
+from tests.support.process import free_ports, stop, wait_ready
+
+COMMAND = (sys.executable, "-m", "serving.runtime")
+
+
+def _launch(bin_: Path, models: Path, scratch: Path, ports: Ports) -> Launch:
+    return Launch(
+        [*COMMAND, "--models", str(models), "--http-port", str(ports.http), "--grpc-port", str(ports.grpc)],
+        {"PYTHONPATH": str(ROOT)},
+    )
+
+
+class _Ours(Peer):
+    def install(self) -> Path:
+        return Path(sys.executable).parent
+
+
+OURS = _Ours("slipway", "Slipway", (), _launch)
+
+
+@dataclass(frozen=True)
+class Running:
+    process: subprocess.Popen[bytes]
+    http: int
+    grpc: int
+    log: Path
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.http}"
+
+    @property
+    def grpc_address(self) -> str:
+        return f"127.0.0.1:{self.grpc}"
+
+
+@contextmanager
+def running_server(
+    models: Path, scratch: Path, *options: str, environment: dict[str, str] | None = None
+) -> Iterator[Running]:
+    """Our server over a folder of models; stopped at the end."""
+
+    scratch.mkdir(parents=True, exist_ok=True)
+    ports = Ports(*free_ports(3))
+    launch = _launch(Path(), models, scratch, ports)
+    log = scratch / "server.log"
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            [*launch.command, *options],
+            env={**os.environ, **launch.environment, **(environment or {})},
+            cwd=scratch,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        wait_ready(process, ports.http, "/v2/health/ready", log)
+        yield Running(process, ports.http, ports.grpc, log)
+    finally:
+        stop(process)
