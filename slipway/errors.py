@@ -32,6 +32,7 @@ SlipwayError
     ├── ModelFailed            500
     ├── ModelNotReady          503
     ├── Overloaded             503, with Retry-After
+    ├── ServerUnreachable      503: a client got no answer, after retries
     └── DeadlineExceeded       504
 """
 
@@ -200,6 +201,11 @@ class Overloaded(ServingError):
     ) -> None:
         super().__init__(what, where=where, fix=fix)
         self.retry_after = retry_after
+
+
+class ServerUnreachable(ServingError):
+    status = 503
+    exit_code = 3
 
 
 class DeadlineExceeded(ServingError):

@@ -33,7 +33,7 @@ CONTENTS = {
     "BYTES": "bytes_contents",
 }
 NOT_FOUND, INVALID = grpc.StatusCode.NOT_FOUND, grpc.StatusCode.INVALID_ARGUMENT
-_MISSING = (NOT_FOUND, INVALID, grpc.StatusCode.UNAVAILABLE)
+_MISSING = (NOT_FOUND, INVALID, grpc.StatusCode.INTERNAL)
 _TYPED = "OIP gRPC: InferTensorContents, the repeated type that matches the tensor's"
 _RAW = "OIP gRPC: raw_input_contents, one for each input in the same order"
 _STATUS = "OIP gRPC: OK indicates success, other codes failure; gRPC status codes say whose fault"
@@ -363,7 +363,7 @@ def _(target: Target) -> None:
     add_input(built, "x", "UINT16", np.array([[7]], dtype=np.uint16), as_raw=True)
     try:
         target.call("RepositoryModelUnload", message("RepositoryModelUnloadRequest")(model_name=model))
-        target.call_fails("ModelInfer", built, *_MISSING)
+        target.call_fails("ModelInfer", built, *_MISSING, grpc.StatusCode.UNAVAILABLE)
     finally:
         target.call("RepositoryModelLoad", message("RepositoryModelLoadRequest")(model_name=model))
     expect_equal("y", [7], values(target.call("ModelInfer", built))["y"])
@@ -374,7 +374,7 @@ def _(target: Target) -> None:
 )
 def _(target: Target) -> None:
     built = message("RepositoryModelLoadRequest")(model_name="no_such_model")
-    target.call_fails("RepositoryModelLoad", built, *_MISSING, grpc.StatusCode.INTERNAL)
+    target.call_fails("RepositoryModelLoad", built, *_MISSING)
 
 
 def _reflected(target: Target, **question: str) -> Any:

@@ -87,10 +87,26 @@ _input("a size that is no integer", lambda i: {**i, "shape": [1.5, *i["shape"][1
 _input("a shape that is no list", lambda i: {**i, "shape": 3})
 _input("a dimension too many", lambda i: {**i, "shape": [*i["shape"], 1]}, says="name")
 _input("texts for numbers", lambda i: {**i, "data": ["x"] * len(i["data"])})
-_input("null for a number", lambda i: {**i, "data": [None] * len(i["data"])})
 _input("objects for numbers", lambda i: {**i, "data": [{}] * len(i["data"])})
 _input("a text for the data", lambda i: {**i, "data": "1, 2"})
 _input("ragged data", lambda i: {**i, "data": [[1.0], [1.0, 2.0], [3.0] * max(len(i["data"]) - 3, 0)]})
+
+
+@check(
+    "errors",
+    "null is no number",
+    "OIP REST: coerce, or return an error; a missing value may not become a value",
+)
+def _(target: Target) -> None:
+    payload = target.pair.payload()
+    for tensor in payload["inputs"]:
+        tensor["data"] = [None] * len(tensor["data"])
+    answer = target.infer(target.pair.model, payload)
+    if answer.status != 200:
+        answer.refused()
+        return
+    values = output(answer.ok(), "sum")["data"]
+    expect(all(value is None for value in values), "an error, or missing values for missing values", values)
 
 
 @check("errors", "a column too many", _FAILED)

@@ -309,8 +309,10 @@ def _(target: Target) -> None:
 def _spoil(name: str, clause: str, spoiler: Any) -> None:
     def run(target: Target) -> None:
         head, blocks = _pair_head(target)
-        headers = spoiler(head, blocks) or {}
-        target.infer_binary(target.pair.model, head, *blocks, **headers).refused()
+        headers = spoiler(head, blocks)
+        target.infer_binary(
+            target.pair.model, head, *blocks, **(headers if isinstance(headers, dict) else {})
+        ).refused()
         _holds(target.infer(target.pair.model, target.pair.payload()), target.pair)
 
     check("binary", name, clause)(run)

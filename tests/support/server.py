@@ -18,7 +18,17 @@ COMMAND = (sys.executable, "-m", "serving.runtime")
 
 def _launch(bin_: Path, models: Path, scratch: Path, ports: Ports) -> Launch:
     return Launch(
-        [*COMMAND, "--models", str(models), "--http-port", str(ports.http), "--grpc-port", str(ports.grpc)],
+        [
+            *COMMAND,
+            "--model-dir",
+            str(models),
+            "--http-host",
+            "127.0.0.1",
+            "--http-port",
+            str(ports.http),
+            "--grpc-port",
+            str(ports.grpc),
+        ],
         {"PYTHONPATH": str(ROOT)},
     )
 
