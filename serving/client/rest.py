@@ -198,11 +198,7 @@ class Client(_Base):
                 headers={**self._headers, **call.headers},
             )
             response = connection.getresponse()
-            parts = []
-            while chunk := response.read1(1 << 20):
-                parts.append(chunk)
-                if connection.sock is not None:
-                    connection.sock.settimeout(attempts.remaining())
+            content = _read(connection, response, attempts)
         except TimeoutError:
             connection.close()
             raise attempts.late() from None
@@ -216,7 +212,23 @@ class Client(_Base):
         if not keep:
             connection.close()
         headers = {name.lower(): value for name, value in response.getheaders()}
-        return Reply(response.status, headers, b"".join(parts))
+        return Reply(response.status, headers, content)
+
+
+def _read(
+    connection: http.client.HTTPConnection, response: http.client.HTTPResponse, attempts: Attempts
+) -> bytes:
+    """The whole body, with the deadline looked at after each piece: drops must not stretch it."""
+    parts = []
+    while chunk := response.read1(1 << 20):
+        parts.append(chunk)
+        if connection.sock is not None:
+            connection.sock.settimeout(attempts.remaining())
+    # read1 ends quietly where the connection did, and leaves a finished answer open.
+    if response.length:
+        raise ConnectionResetError(f"{response.length} bytes of the answer did not come")
+    response.close()
+    return b"".join(parts)
 
 
 class AsyncClient(_Base):

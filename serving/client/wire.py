@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import ssl
 from collections.abc import Mapping
 
 from serving.client.calls import Reply
 
 MAX_HEAD = 64 << 10
+_STATUS_LINE = re.compile(r"HTTP/1\.[01] (\d{3})(?: |$)")
 
 
 class BadAnswer(ConnectionError):
@@ -55,11 +57,13 @@ class Stream:
         try:
             head = await self._reader.readuntil(b"\r\n\r\n")
             first, *lines = head[:-4].decode("latin-1").split("\r\n")
-            _, status, *_ = first.removeprefix("HTTP/1.").split(" ", 2)
-            pairs = (line.partition(":") for line in lines)
-            return int(status), {name.strip().lower(): value.strip() for name, _, value in pairs}
-        except (asyncio.IncompleteReadError, asyncio.LimitOverrunError, ValueError) as error:
+        except (asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:
             raise BadAnswer(f"no HTTP/1.1 answer: {error}") from error
+        found = _STATUS_LINE.match(first)
+        if found is None:
+            raise BadAnswer(f"no HTTP/1.1 answer: {first[:80]!r}")
+        pairs = (line.partition(":") for line in lines)
+        return int(found[1]), {name.strip().lower(): value.strip() for name, _, value in pairs}
 
     async def _body(self, method: str, status: int, headers: Mapping[str, str]) -> tuple[bytes, bool]:
         """The content, and whether the connection may be used again."""

@@ -30,6 +30,10 @@ class NotFound(ServingError):
 class MethodNotAllowed(ServingError):
     status = 405
 
+    def __init__(self, method: str, allowed: tuple[str, ...]) -> None:
+        super().__init__(f"{method} on this path", fix=f"use {' or '.join(allowed)}")
+        self.allowed = ", ".join(allowed)
+
 
 class Routes:
     def __init__(self, engine: Engine) -> None:
@@ -61,7 +65,7 @@ class Routes:
             return
         method = "GET" if head.is_head else head.method
         if method not in allowed:
-            head.error = MethodNotAllowed(f"{head.method} on this path", fix=f"use {' or '.join(allowed)}")
+            head.error = MethodNotAllowed(head.method, allowed)
 
     def _resolve(self, target: bytes) -> tuple[Callable[[Exchange], None], tuple[str, ...], tuple[str, ...]]:
         try:
@@ -268,6 +272,9 @@ class Routes:
         headers = JSON_TYPE
         if isinstance(error, Overloaded):
             headers += b"retry-after: %d\r\n" % max(1, round(error.retry_after))
+        if isinstance(error, MethodNotAllowed):
+            # RFC 9110 15.5.6: a 405 must say what is allowed.
+            headers += b"allow: %b\r\n" % error.allowed.encode()
         if status == 401:
             headers += b"www-authenticate: Bearer\r\n"
         request = request or exchange.request

@@ -8,8 +8,11 @@ onnxruntime answers when it is called directly: `ZooModel.reference`.
 from __future__ import annotations
 
 import functools
+import hashlib
+import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -59,7 +62,24 @@ class ZooModel:
 
 @functools.cache
 def _content(name: str) -> bytes:
-    return zoo()[name].build().SerializeToString()
+    """Built once for each version of this file and its tools: importing scikit-learn alone takes seconds."""
+    path = _cache() / f"{name}.onnx"
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        content = zoo()[name].build().SerializeToString()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(f".{os.getpid()}")
+    partial.write_bytes(content)
+    partial.rename(path)
+    return content
+
+
+@functools.cache
+def _cache() -> Path:
+    tools = [f"{tool}={version(tool)}" for tool in ("onnx", "scikit-learn", "skl2onnx", "numpy")]
+    key = hashlib.sha256(Path(__file__).read_bytes() + " ".join(tools).encode()).hexdigest()[:16]
+    return Path(__file__).parents[2] / ".pytest_cache" / "zoo" / key
 
 
 @functools.cache
@@ -69,10 +89,10 @@ def _session(name: str) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(_content(name), options, providers=["CPUExecutionProvider"])
 
 
-def write_repository(root: Path, names: Iterable[str] | None = None, *, version: str | None = None) -> Path:
+def write_repository(root: Path, names: Iterable[str] | None = None, *, release: str | None = None) -> Path:
     """A repository as the runtime reads one: a folder a model, with the version's folder in it if asked."""
     for name in zoo() if names is None else names:
-        write_model(root / name / version if version else root / name, name)
+        write_model(root / name / release if release else root / name, name)
     return root
 
 
