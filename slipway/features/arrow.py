@@ -132,7 +132,9 @@ def _pack_by_feast(dtype: str, column: pa.Array, *, where: str) -> Column:
     from slipway.features.protos import pack_values, value_type
 
     return pack_values(
-        dtype, python_values_to_proto_values(column.to_pylist(), value_type(dtype)), where=where
+        dtype,
+        python_values_to_proto_values(column.to_pylist(maps_as_pydicts="strict"), value_type(dtype)),
+        where=where,
     )
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
-from feast.type_map import PROTO_VALUE_TO_VALUE_TYPE_MAP
+from feast.type_map import NULL_TIMESTAMP_INT_VALUE, PROTO_VALUE_TO_VALUE_TYPE_MAP
 from feast.value_type import ValueType
 
 from slipway.errors import FeatureError
@@ -103,6 +103,9 @@ def pack_values(dtype: str, values: Sequence[Value], *, where: str) -> Column:
     plain = [
         None if kind is None else getattr(value, kind) for kind, value in zip(kinds, values, strict=True)
     ]
+    if dtype == "UnixTimestamp":
+        # Feast's conversion from pandas has no null here.
+        plain = [None if item == NULL_TIMESTAMP_INT_VALUE else item for item in plain]
     if dtype in SLOTS:
         present = np.array([item is not None for item in plain], np.bool_)
         filled = np.array([0 if item is None else item for item in plain], SLOTS[dtype])

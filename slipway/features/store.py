@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from slipway.settings import Settings
 
 if TYPE_CHECKING:
@@ -37,7 +39,7 @@ def repo_config(settings: Settings) -> RepoConfig:
 
 
 def _offline(settings: Settings) -> dict[str, Any]:
-    return {"type": OFFLINE_STORE}
+    return {"type": OFFLINE_STORE, "s3": msgspec.to_builtins(settings.s3)}
 
 
 def open_store(settings: Settings) -> FeatureStore:
