@@ -11,6 +11,10 @@ from slipway.errors import SlipwayError
 def main() -> int:
     try:
         config = parse_config(sys.argv[1:])
+        if config.workers > 1:
+            from serving.runtime.workers import supervise
+
+            return supervise(config)
         from serving.runtime.server import run
 
         run(config)

@@ -41,6 +41,16 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     request_timeout: float = 60.0
     drain_seconds: float = 25.0
     max_connections: int = 10_000
+    token_file: str = ""
+    access_policy: str = ""
+    tls_certificate: str = ""
+    tls_key: str = ""
+    tls_client_ca: str = ""
+    capture_uri: str = ""
+    capture_rate: float = 0.01
+    capture_seconds: float = 60.0
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    access_log: bool = False
 
 
 HELP: Mapping[str, str] = {
@@ -67,6 +77,16 @@ HELP: Mapping[str, str] = {
     "request_timeout": "seconds for an answer, where the request names no deadline",
     "drain_seconds": "seconds for requests in flight after SIGTERM",
     "max_connections": "open connections at most",
+    "token_file": "file with bearer tokens, one a line; without it no token is asked for",
+    "access_policy": "package.module:callable that decides who may ask",
+    "tls_certificate": "PEM certificate chain; both ports then speak TLS",
+    "tls_key": "its key, where it is not in the same file",
+    "tls_client_ca": "PEM of the CA whose client certificates get in (mTLS)",
+    "capture_uri": "folder or s3:// prefix for sampled predictions as Parquet; empty: none are kept",
+    "capture_rate": "share of requests that are kept",
+    "capture_seconds": "seconds of predictions in one file",
+    "log_level": "debug, info, warning or error",
+    "access_log": "true: a log line for every request (slow; errors are always logged)",
 }
 
 _UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}

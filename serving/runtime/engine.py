@@ -8,20 +8,26 @@ is a plain method, so that REST and gRPC cannot drift apart.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import logging
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from time import monotonic
 from typing import Any
 
 from serving.runtime.config import Config, cpu_limit
+from serving.runtime.drift import Drift
+from serving.runtime.features import FeatureJoiner, columns_of
 from serving.runtime.lane import Lane
 from serving.runtime.messages import Batch, InferRequest
+from serving.runtime.metrics import Metrics
 from serving.runtime.model import Model
 from serving.runtime.repository import Entry, Repository, describe
 from serving.runtime.storage import Storage
+from serving.runtime.workers import Siblings
 from slipway import __version__
 from slipway.errors import ModelNotReady, SlipwayError
 
+log = logging.getLogger("slipway.engine")
 SERVER_NAME = "slipway"
 EXTENSIONS = ("binary_tensor_data", "model_repository", "slipway_entity_features")
 
@@ -36,14 +42,28 @@ class Engine:
         self.loads = ThreadPoolExecutor(2, thread_name_prefix="load")
         self.repository = Repository(storage, config, self.loads, adopt=self._adopt)
         self.draining = False
+        self.failed: Exception | None = None
+        """What ended the start; the process ends with it."""
+        self.siblings: Siblings | None = None
         self._observers: list[Callable[[Model, list[InferRequest], Batch], None]] = []
         self._adopters: list[Callable[[Model], None]] = []
+        self.metrics = Metrics(self)
+        self.drift = Drift(self)
+        self.metrics.extra.append(self.drift.expose)
+        self.features = FeatureJoiner(self)
 
     # -- inference ---------------------------------------------------------------------------------
 
     def submit(self, request: InferRequest) -> None:
         """Queue it. Raises a SlipwayError at once for what is wrong with it; else `reply` will be called."""
         model = request.model
+        if model.lookup is not None and request.features is None:
+            numbers = model.input_numbers
+            if request.columns is None and any(tensor.name not in numbers for tensor in request.inputs):
+                request.columns = columns_of(request)
+            if request.columns is not None:
+                self.features.join(request)
+                return
         model.admit(request)
         model.lane.submit(request)
 
@@ -124,12 +144,28 @@ class Engine:
         return [describe(entry) for entry in entries if entry.model is not None or not ready_only]
 
     async def load(self, name: str) -> None:
+        """Load, or look again and load anew what has changed; in all workers."""
         if self.draining:
             raise ModelNotReady("the server is shutting down", where=f"model {name}")
-        await self.repository.load(name)
+        await self.load_here(name)
+        if self.siblings is not None:
+            await self.siblings.tell("load", name)
 
     async def unload(self, name: str) -> None:
+        await self.unload_here(name)
+        if self.siblings is not None:
+            await self.siblings.tell("unload", name)
+
+    async def load_here(self, name: str) -> None:
+        await self.repository.load(name)
+
+    async def unload_here(self, name: str) -> None:
         self.repository.unload(name)
+
+    async def exposition(self) -> bytes:
+        """All metrics, of all workers."""
+        own = self.metrics.exposition()
+        return own if self.siblings is None else await self.siblings.metrics(own)
 
     # -- life --------------------------------------------------------------------------------------
 
@@ -139,14 +175,12 @@ class Engine:
             self._poller = self.loop.create_task(self._poll())
 
     async def _poll(self) -> None:
-        import logging
-
         while True:
             await asyncio.sleep(self.config.poll_seconds)
             try:
                 await self.repository.refresh()
             except SlipwayError as error:
-                logging.getLogger("slipway.repository").warning("cannot look for new models: %s", error)
+                log.warning("cannot look for new models: %s", error)
 
     def busy(self) -> bool:
         return any(entry.model is not None and not entry.model.lane.idle for entry in self.repository.index())
@@ -154,6 +188,3 @@ class Engine:
     def close(self) -> None:
         self.runs.shutdown(wait=False, cancel_futures=True)
         self.loads.shutdown(wait=False, cancel_futures=True)
-
-
-Start = Callable[[Engine], Awaitable[Any]]

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import httptools
 import msgspec
 
+from serving.runtime.tracing import Trace, parse_traceparent
 from slipway.errors import InvalidRequest, PayloadTooLarge, ServingError
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ class Head:
         self.encoding = b""
         self.json_length: int | None = None
         self.request_id = ""
-        self.trace: str | None = None
+        self.trace: Trace | None = None
         self.cacheable = True
         self.simple = False
         """A body of known length in no coding, on a connection that stays open, and a route."""
@@ -176,7 +177,7 @@ def _read_framing(head: Head, keep_alive: bool) -> None:
     head.encoding = headers.get(b"content-encoding", b"").lower().strip()
     head.request_id = headers.get(b"x-request-id", b"").decode("latin-1")[:128]
     trace = headers.get(b"traceparent")
-    head.trace = trace.decode("latin-1") if trace is not None else None
+    head.trace = parse_traceparent(trace.decode("latin-1")) if trace is not None else None
     # What differs with every request would only push the others out.
     head.cacheable = not head.request_id and trace is None and b"tracestate" not in headers
 
@@ -602,11 +603,13 @@ class Server:
         loop: asyncio.AbstractEventLoop,
         router: Callable[[Head], None],
         on_error: Callable[[Exchange, Exception], None],
+        on_expired: Callable[[Exchange], None],
     ) -> None:
         self.config = config
         self.loop = loop
         self.route = router
         self.refuse = on_error
+        self.expire = on_expired
         self.connections: set[Connection] = set()
         self.heads: dict[bytes, Head] = {}
         self._sweeper: Any = None
@@ -620,6 +623,9 @@ class Server:
         config = self.config
         for connection in list(self.connections):
             age = now - connection.since
+            for exchange in list(connection.pending):
+                if exchange.request is not None and now - exchange.arrived > config.request_timeout:
+                    self.expire(exchange)
             if connection.closing:
                 continue
             if connection.receiving == "head" and age > config.header_timeout:

@@ -64,7 +64,9 @@ class Lane:
     def submit(self, request: InferRequest) -> None:
         """Queue an admitted request; raises Overloaded when the queue is full."""
         queue = self.queue
-        request.submitted = perf_counter()
+        request.submitted = now = perf_counter()
+        if request.features is None:
+            request.decoded = now - request.arrived
         if not queue:
             self._key = request.key
             self._uneven = request.rows != 1 or request.deadline is not None
@@ -161,6 +163,7 @@ class Lane:
                 if not request.cancelled:
                     request.reply(request, outcome)
             return
+        outcome.delivering = perf_counter()
         bulk = requests[0].bulk
         if bulk is not None and all(request.bulk == bulk for request in requests):
             bulk(requests, outcome)
@@ -182,9 +185,10 @@ def run_group(
     """Run them together; when that fails, each by itself, so that a bad request fails alone."""
     started = perf_counter()
     try:
-        arrays = model.run(model.feeds(group, rows))
+        feeds = model.feeds(group, rows)
+        arrays = model.run(feeds)
         if len(group) == 1 or all(array.shape[0] == rows for array in arrays):
-            return [(group, Batch(arrays, rows, started, perf_counter() - started))]
+            return [(group, Batch(list(feeds.values()), arrays, rows, started, perf_counter() - started))]
         model.behaviour.batchable = False
         model.behaviour.reason = "an output does not have a row for each row of input"
         failure: SlipwayError = ModelFailed(model.behaviour.reason, where=f"model {model.name}")

@@ -13,6 +13,7 @@ from slipway.errors import InvalidRequest, SlipwayError
 
 if TYPE_CHECKING:
     from serving.runtime.model import Model
+    from serving.runtime.tracing import Trace
 
 Reply = Callable[["InferRequest", "InferResponse | SlipwayError"], None]
 BulkReply = Callable[[list["InferRequest"], "Batch"], None]
@@ -89,26 +90,40 @@ class InferRequest(msgspec.Struct, eq=False):
     """On the clock of time.perf_counter; None: the server's own limit holds."""
     request_id: str = ""
     """For logs and capture: x-request-id, or made by the front."""
-    trace: str | None = None
-    """The traceparent that came in."""
+    trace: Trace | None = None
+    """From `tracing.parse_traceparent`."""
     cancelled: bool = False
     submitted: float = 0.0
     """Set by the queue."""
-    features: Any = None
+    decoded: float = 0.0
+    """Seconds from the whole request to the queue, without the time of feature lookups."""
+    columns: dict[str, Any] | None = None
+    """Contract columns by name in place of tensors; the engine reads the features and fills `inputs`."""
+    features: dict[str, Any] | None = None
+    """What the answer says of the features that were read."""
 
 
 class Batch:
     """The outputs of one run, shared by the requests that were in it."""
 
-    __slots__ = ("arrays", "lines", "lists", "ran", "rows", "started")
+    __slots__ = ("arrays", "delivering", "inputs", "lists", "ran", "rows", "started")
 
-    def __init__(self, arrays: list[np.ndarray[Any, Any]], rows: int, started: float, ran: float) -> None:
+    def __init__(
+        self,
+        inputs: list[np.ndarray[Any, Any]],
+        arrays: list[np.ndarray[Any, Any]],
+        rows: int,
+        started: float,
+        ran: float,
+    ) -> None:
+        self.inputs = inputs
         self.arrays = arrays
         self.rows = rows
         self.started = started
         self.ran = ran
         self.lists: list[list[Any] | None] = [None] * len(arrays)
-        self.lines: list[list[bytes]] | None = None
+        self.delivering = 0.0
+        """When the answers began to be written."""
 
 
 class InferResponse:
@@ -122,7 +137,7 @@ class InferResponse:
         self.batch = batch
         self.start = start
         self.stop = stop
-        self.parameters: dict[str, Any] | None = None
+        self.parameters: dict[str, Any] | None = request.features
         """What this answer says beside the model's receipt: feature freshness, flags."""
 
     def selected(self) -> list[tuple[int, RequestedOutput | None]]:

@@ -17,6 +17,7 @@ from slipway.errors import ContractMismatch, InvalidRequest, ModelFailed
 
 if TYPE_CHECKING:
     from serving.runtime.lane import Lane
+    from slipway.features.lookup import FeatureLookup
 
 Array = np.ndarray[Any, Any]
 
@@ -56,6 +57,8 @@ class Model:
 
     lane: Lane
     """Its queue; given by the engine."""
+    lookup: FeatureLookup | None = None
+    """Reads features for requests that bring columns; None: tensors only."""
 
     def __init__(
         self,

@@ -6,19 +6,30 @@ import itertools
 import logging
 import secrets
 from collections.abc import Awaitable, Callable
+from time import perf_counter
 from typing import Any
 from urllib.parse import unquote
 
 import msgspec
 
+from serving.runtime.access import Caller, Policy
 from serving.runtime.codec_json import JsonTemplate, decode_request, encode_response
+from serving.runtime.codec_v1 import decode_predict, encode_predict
 from serving.runtime.engine import Engine
 from serving.runtime.fastpath import FastReader, FastWriter
 from serving.runtime.http1 import CLOSE, JSON_TYPE, STATUS_LINES, Exchange, Head
 from serving.runtime.messages import Batch, InferRequest, InferResponse
 from serving.runtime.model import Model
-from slipway.errors import InvalidRequest, ModelFailed, Overloaded, ServingError, SlipwayError
+from slipway.errors import (
+    DeadlineExceeded,
+    InvalidRequest,
+    ModelFailed,
+    Overloaded,
+    ServingError,
+    SlipwayError,
+)
 
+METRICS_TYPE = b"content-type: text/plain; version=0.0.4; charset=utf-8\r\n"
 log = logging.getLogger("slipway.rest")
 _encode = msgspec.json.encode
 
@@ -35,9 +46,22 @@ class MethodNotAllowed(ServingError):
         self.allowed = ", ".join(allowed)
 
 
+_ACTIONS: dict[str, Any] = {
+    "infer": "infer",
+    "predict": "infer",
+    "load": "manage",
+    "unload": "manage",
+    "live": "open",
+    "ready": "open",
+    "metrics": "open",
+}
+"""By handler; the others read."""
+
+
 class Routes:
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, policy: Policy | None = None) -> None:
         self.engine = engine
+        self._policy = policy
         self._tasks: set[Any] = set()
         self._serial = itertools.count()
         self._prefix = secrets.token_hex(6) + "-"
@@ -66,6 +90,24 @@ class Routes:
         method = "GET" if head.is_head else head.method
         if method not in allowed:
             head.error = MethodNotAllowed(head.method, allowed)
+        elif self._policy is not None:
+            self._guard(head)
+
+    def _guard(self, head: Head) -> None:
+        """Ask the policy before every request, because it may depend on the certificate and on time."""
+        handler, policy = head.handler, self._policy
+        action = _ACTIONS.get(getattr(handler, "__name__", ""), "read")
+        if policy is None or action == "open":
+            return
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in head.headers.items()}
+        model = str(head.arguments[0]) if head.arguments else ""
+
+        def guarded(exchange: Exchange) -> None:
+            certificate = exchange.connection.transport.get_extra_info("peercert")
+            policy(Caller(action, model, headers, certificate))
+            handler(exchange)
+
+        head.handler = guarded
 
     def _resolve(self, target: bytes) -> tuple[Callable[[Exchange], None], tuple[str, ...], tuple[str, ...]]:
         try:
@@ -90,8 +132,20 @@ class Routes:
                         return self.model_metadata, ("GET",), (name, version)
                     case ["ready"]:
                         return self.model_ready, ("GET",), (name, version)
+                    case ["drift"]:
+                        return self.drift, ("GET",), (name, version)
                     case ["infer"]:
                         return self.infer, ("POST",), (name, version)
+            case ["v1", "models"]:
+                return self.index_v1, ("GET",), ()
+            case ["v1", "models", name] if name.endswith(":predict"):
+                return self.predict, ("POST",), (name.removesuffix(":predict"), "")
+            case ["v1", "models", name, "versions", version] if version.endswith(":predict"):
+                return self.predict, ("POST",), (name, version.removesuffix(":predict"))
+            case ["v1", "models", name]:
+                return self.model_ready, ("GET",), (name, "")
+            case ["metrics"]:
+                return self.metrics, ("GET",), ()
             case ["v2", "repository", "index"]:
                 return self.index, ("POST", "GET"), ()
             case ["v2", "repository", "models", name, "load"]:
@@ -132,10 +186,36 @@ class Routes:
         request.arrived = exchange.arrived
         request.trace, request.request_id = head.trace, head.request_id
         exchange.request = request
+        if request.parameters is not None and "timeout" in request.parameters:
+            self._limit(exchange, request)
         self.engine.submit(request)
-        if head.json_length is None:
+        if head.json_length is None and request.deadline is None and request.columns is None:
             model.extras["reader"].learn(exchange.body, request)
         exchange.body = b""
+
+    def _limit(self, exchange: Exchange, request: InferRequest) -> None:
+        """The parameter `timeout` in microseconds, as Triton has it: 504 at that time, wherever it stands."""
+        timeout = (request.parameters or {})["timeout"]
+        if type(timeout) not in (int, float) or not 0 < timeout < 1e12:
+            raise InvalidRequest(f"parameter timeout is {timeout!r}, not a number of microseconds")
+        request.deadline = request.arrived + timeout / 1e6
+        self.engine.loop.call_later(
+            max(0.0, request.deadline - perf_counter()), self.expire, exchange, request
+        )
+
+    def expire(self, exchange: Exchange, request: InferRequest | None = None) -> None:
+        """Nobody is to wait longer: 504, and the queue drops it."""
+        expired = exchange.request
+        if expired is None or (request is not None and request is not expired):
+            return
+        expired.cancelled = True
+        waited = perf_counter() - expired.arrived
+        error = DeadlineExceeded(
+            f"no answer within {waited * 1000:.0f} ms",
+            where=f"model {expired.model.name}",
+            fix="give it longer",
+        )
+        self.refuse(exchange, error, expired)
 
     def _reply_all(self, requests: list[InferRequest], batch: Batch) -> None:
         """Single rows that share a run: one encoder call an output for all of them."""
@@ -161,13 +241,40 @@ class Routes:
             else:
                 exchange.send(data)
 
+    def predict(self, exchange: Exchange) -> None:
+        """v1."""
+
+        def admit(model: Model) -> None:
+            request = decode_predict(exchange.body, model, self._reply_v1)
+            request.context, request.arrived = exchange, exchange.arrived
+            request.trace, request.request_id = exchange.head.trace, exchange.head.request_id
+            exchange.request = request
+            self.engine.submit(request)
+
+        async def later() -> None:
+            admit(await self.engine.acquire(*exchange.head.arguments))
+
+        model = self._serving.get(exchange.head.arguments)
+        if model is None:
+            self._spawn(exchange, later())
+        else:
+            admit(model)
+
+    def _reply_v1(self, request: InferRequest, result: InferResponse | SlipwayError) -> None:
+        self._reply(request, result, encode_predict)
+
     def _identity(self, request: InferRequest) -> bytes:
         """The request's id for the answer's header and the logs; made here when the client sent none."""
         if not request.request_id:
             request.request_id = f"{self._prefix}{next(self._serial):x}"
         return request.request_id.encode("latin-1", "replace")
 
-    def _reply(self, request: InferRequest, result: InferResponse | SlipwayError) -> None:
+    def _reply(
+        self,
+        request: InferRequest,
+        result: InferResponse | SlipwayError,
+        encode: Callable[[InferResponse], bytes] | None = None,
+    ) -> None:
         exchange: Exchange = request.context
         exchange.request = None
         if not isinstance(result, InferResponse):
@@ -175,7 +282,11 @@ class Routes:
             return
         try:
             extras = result.model.extras
-            body, json_length = encode_response(result, extras["json"])
+            json_length = None
+            if encode is not None:
+                body = encode(result)
+            else:
+                body, json_length = encode_response(result, extras["json"])
             if json_length is None:
                 kind = extras["headers"]
             else:
@@ -183,10 +294,11 @@ class Routes:
                     b"inference-header-content-length: %d\r\n" % json_length
                 )
             exchange.send(
-                b"%bx-request-id: %b\r\n%bcontent-length: %d\r\n\r\n%b"
+                b"%bx-request-id: %b\r\n%b%bcontent-length: %d\r\n\r\n%b"
                 % (
                     kind,
                     self._identity(request),
+                    b"" if request.trace is None else b"traceparent: %b\r\n" % request.trace.header.encode(),
                     b"" if exchange.head.keep_alive else CLOSE,
                     len(body),
                     body,
@@ -232,6 +344,22 @@ class Routes:
                 raise InvalidRequest(f"not an index request: {error}") from None
         exchange.answer(200, _encode(self.engine.index(ready_only=ready_only)))
 
+    def index_v1(self, exchange: Exchange) -> None:
+        exchange.answer(200, _encode({"models": sorted(self.engine.repository.entries)}))
+
+    def metrics(self, exchange: Exchange) -> None:
+        async def work() -> None:
+            exchange.answer(200, await self.engine.exposition(), METRICS_TYPE)
+
+        self._spawn(exchange, work())
+
+    def drift(self, exchange: Exchange) -> None:
+        model = self._serving.get(exchange.head.arguments)
+        report = self.engine.drift.report(model) if model is not None else None
+        if report is None:
+            raise NotFound("no drift is counted for it", fix="publish baseline.json beside the model")
+        exchange.answer(200, _encode(report))
+
     def index_get(self, exchange: Exchange) -> None:
         names = sorted(self.engine.repository.entries)
         exchange.answer(200, _encode({"models": names}))
@@ -266,9 +394,13 @@ class Routes:
     def refuse(self, exchange: Exchange, error: Exception, request: InferRequest | None = None) -> None:
         """Answer an exception, with the status that its class means."""
         if not isinstance(error, SlipwayError):
-            log.exception("a request failed in a way that is a fault of the server", exc_info=error)
+            log.error("a request failed by a fault of the server", exc_info=error)
             error = ModelFailed(f"the server failed on this request: {error!r}")
         status = error.status if isinstance(error, ServingError) else 503
+        head = exchange.head
+        self.engine.metrics.count_error(
+            str(head.arguments[0]) if head.arguments else "", "rest", type(error).__name__
+        )
         headers = JSON_TYPE
         if isinstance(error, Overloaded):
             headers += b"retry-after: %d\r\n" % max(1, round(error.retry_after))

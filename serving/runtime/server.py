@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import signal
 import socket
+from collections.abc import Awaitable, Callable
 from time import monotonic
-from typing import Any
 
 import uvloop
 
+from serving.runtime import logs
+from serving.runtime.access import Policy, load_policy, tls_context
+from serving.runtime.capture import capture_from
 from serving.runtime.config import Config
 from serving.runtime.engine import Engine
 from serving.runtime.http1 import Server
+from serving.runtime.metrics import Lines
 from serving.runtime.routes import Routes
 from serving.runtime.storage import open_storage
+from serving.runtime.tracing import exporter_from
+from serving.runtime.workers import Siblings
+from slipway.errors import SettingsError
 
 log = logging.getLogger("slipway.server")
+
+Closer = Callable[[float], Awaitable[None]]
+"""Awaited at the end with the seconds that are left for draining."""
 
 
 def listen(host: str, port: int, *, shared: bool) -> socket.socket:
@@ -27,51 +38,102 @@ def listen(host: str, port: int, *, shared: bool) -> socket.socket:
     server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     if shared:
         server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    server.bind((host, port))
+    try:
+        server.bind((host, port))
+    except OSError as error:
+        server.close()
+        raise SettingsError(
+            f"cannot listen on {host}:{port}: {error.strerror}",
+            fix="end the process that has the port, or choose another with --http-port and --grpc-port",
+        ) from error
     server.listen(1024)
     server.setblocking(False)
     return server
 
 
-async def serve(config: Config) -> None:
+async def serve(config: Config, siblings: Siblings | None = None) -> None:
     loop = asyncio.get_running_loop()
-    engine = Engine(config, open_storage(config.model_dir), loop)
-    routes = Routes(engine)
-    http = Server(config, loop, routes.route, routes.refuse)
-    http_socket = listen(config.http_host, config.http_port, shared=config.workers > 1)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    listener = await loop.create_server(http, sock=http_socket)
+    policy = load_policy(config)
+    engine = Engine(config, open_storage(config.model_dir), loop)
+    exporter = exporter_from()
+    if exporter is not None:
+        engine.on_batch(exporter.observe)
+    capture = capture_from(config)
+    if capture is not None:
+        engine.on_batch(capture.observe)
+        engine.metrics.extra.append(capture.expose)
+    routes = Routes(engine, policy)
+    http = Server(config, loop, routes.route, routes.refuse, routes.expire)
+    engine.metrics.extra.append(lambda lines: _connections(lines, http))
+    http_socket = listen(config.http_host, config.http_port, shared=siblings is not None)
+    listener = await loop.create_server(http, sock=http_socket, ssl=tls_context(config, ["http/1.1"]))
     http.sweep()
-    closers: list[Any] = []
+    if siblings is not None:
+        await siblings.open(engine)
+    closers: list[Closer] = []
     if config.grpc_port >= 0:
-        closers += await start_grpc(engine, config)
-    print(f"slipway: REST on {_address(http_socket)}", flush=True)
-    started = loop.create_task(engine.start())
+        closers += await start_grpc(engine, config, policy, shared=siblings is not None)
+    host, port = http_socket.getsockname()[:2]
+    log.info("REST on %s:%d, models from %s", host, port, config.model_dir)
+    starting = loop.create_task(_start(engine, stop))
     await stop.wait()
+
+    log.info("draining: no new requests")
     engine.draining = True
-    listener.close()
+    until = monotonic() + config.drain_seconds
+    # Readiness says no from now on; a load balancer that has not heard of it still gets its answers.
     for connection in list(http.connections):
         connection.shut()
-    until = monotonic() + config.drain_seconds
-    while http.connections and monotonic() < until:
+    listener.close()
+    while (http.connections or engine.busy()) and monotonic() < until:
+        for connection in list(http.connections):
+            connection.shut()
         await asyncio.sleep(0.02)
     for close in closers:
         await close(max(0.0, until - monotonic()))
-    started.cancel()
+    starting.cancel()
+    await engine.features.close()
+    if capture is not None:
+        await loop.run_in_executor(None, capture.close)
+    if exporter is not None:
+        await loop.run_in_executor(None, exporter.close)
+    if siblings is not None:
+        siblings.close()
     engine.close()
+    log.info("gone")
+    if engine.failed is not None:
+        raise engine.failed
 
 
-async def start_grpc(engine: Engine, config: Config) -> list[Any]:
-    """The gRPC front, where it is; each of what it gives back is awaited with the seconds left to drain."""
+async def _start(engine: Engine, stop: asyncio.Event) -> None:
+    try:
+        await engine.start()
+    except Exception as error:
+        # Without models there is nothing to serve: end, and let whoever started it see why.
+        log.error("the models cannot be read: %s", error)  # noqa: TRY400 - the message says it all
+        engine.failed = error
+        stop.set()
+        return
+    # What is loaded stays: the collector need not look at 100,000 objects again and again, and with
+    # everything on the hot path freed by reference count it has little to find.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 50, 50)
+
+
+async def start_grpc(engine: Engine, config: Config, policy: Policy | None, *, shared: bool) -> list[Closer]:
+    """The gRPC front."""
     return []
 
 
-def _address(server: socket.socket) -> str:
-    host, port = server.getsockname()[:2]
-    return f"{host}:{port}"
+def _connections(lines: Lines, http: Server) -> None:
+    lines.family("slipway_connections", "gauge", "open connections")
+    lines.sample("slipway_connections", {"protocol": "rest"}, len(http.connections))
 
 
-def run(config: Config) -> None:
-    uvloop.run(serve(config))
+def run(config: Config, siblings: Siblings | None = None) -> None:
+    logs.configure(config.log_level)
+    uvloop.run(serve(config, siblings))

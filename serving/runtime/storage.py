@@ -146,6 +146,13 @@ class S3Storage:
     def local_path(self, path: str) -> Path | None:
         return None
 
+    def write(self, path: str, content: bytes) -> None:
+        key = f"{self.prefix}/{path}" if self.prefix else path
+        try:
+            self._obstore.put(self.store, key, content)
+        except Exception as error:
+            raise self._explain(error, f"{self.where}/{path}") from error
+
     def _explain(self, error: Exception, where: str) -> Exception:
         text = str(error).split("\n")[0][:300]
         if isinstance(error, FileNotFoundError) or type(error).__name__ == "NotFoundError":

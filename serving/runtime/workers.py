@@ -1,0 +1,149 @@
+"""Several processes on one port: the kernel spreads connections over them (SO_REUSEPORT).
+
+Each worker is a whole server. They find each other by abstract Unix sockets, which need no file system, for
+two things: /metrics adds all of them up, and load and unload reach them all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import struct
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from serving.runtime.config import Config
+from serving.runtime.metrics import merge
+from slipway.errors import SlipwayError
+
+if TYPE_CHECKING:
+    from serving.runtime.engine import Engine
+
+log = logging.getLogger("slipway.workers")
+ANSWER_SECONDS = 2.0
+LOAD_SECONDS = 120.0
+
+
+class Siblings:
+    """The other workers, as one of them sees them."""
+
+    def __init__(self, family: str, number: int, count: int) -> None:
+        self.family = family
+        self.number = number
+        self.others = [other for other in range(count) if other != number]
+        self._server: asyncio.AbstractServer | None = None
+        self._engine: Any = None
+
+    def _address(self, number: int) -> str:
+        return f"\0slipway-{self.family}-{number}"
+
+    async def open(self, engine: Engine) -> None:
+        self._engine = engine
+        engine.siblings = self
+        self._server = await asyncio.start_unix_server(self._answer, self._address(self.number))
+
+    def close(self) -> None:
+        if self._server is not None:
+            self._server.close()
+
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Only processes of the same user get an answer: an abstract socket has no file permissions."""
+        try:
+            peer = writer.get_extra_info("socket")
+            credentials = peer.getsockopt(1, 17, 12)  # SOL_SOCKET, SO_PEERCRED: pid, uid, gid
+            if struct.unpack("3i", credentials)[1] != os.getuid():
+                return
+            verb, name = msgspec.json.decode(await reader.readline(), type=tuple[str, str])
+            answer = b""
+            try:
+                if verb == "metrics":
+                    answer = self._engine.metrics.exposition()
+                elif verb == "load":
+                    await self._engine.load_here(name)
+                elif verb == "unload":
+                    await self._engine.unload_here(name)
+            except SlipwayError as error:
+                answer = str(error).encode()
+            writer.write(answer)
+            await writer.drain()
+        except (OSError, msgspec.MsgspecError, asyncio.IncompleteReadError) as error:
+            log.warning("a sibling was not answered: %s", error)
+        finally:
+            writer.close()
+
+    async def _ask(self, number: int, verb: str, name: str, seconds: float) -> bytes | None:
+        try:
+            async with asyncio.timeout(seconds):
+                reader, writer = await asyncio.open_unix_connection(self._address(number))
+                writer.write(msgspec.json.encode((verb, name)) + b"\n")
+                answer = await reader.read()
+                writer.close()
+                return answer
+        except (OSError, TimeoutError) as error:
+            log.warning("worker %d does not answer %s: %s", number, verb, error or "too slow")
+            return None
+
+    async def metrics(self, own: bytes) -> bytes:
+        answers = await asyncio.gather(*(self._ask(n, "metrics", "", ANSWER_SECONDS) for n in self.others))
+        return merge([own, *(answer for answer in answers if answer)])
+
+    async def tell(self, verb: str, name: str) -> None:
+        await asyncio.gather(*(self._ask(n, verb, name, LOAD_SECONDS) for n in self.others))
+
+
+def supervise(config: Config) -> int:
+    """Start the workers, start again those that die, and pass SIGTERM on."""
+    family = f"{os.getpid()}-{int(time.time())}"
+    children: dict[int, int] = {}
+    stopping = False
+
+    def start(number: int) -> None:
+        pid = os.fork()
+        if pid:
+            children[pid] = number
+            return
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(signum, signal.SIG_DFL)
+        code = 1
+        try:
+            from serving.runtime.server import run
+
+            run(config, Siblings(family, number, config.workers))
+            code = 0
+        except SlipwayError as error:
+            print(f"slipway: {error}", file=sys.stderr)
+            code = error.exit_code
+        finally:
+            sys.stderr.flush()
+            os._exit(code)
+
+    def stop(signum: int, frame: object) -> None:
+        nonlocal stopping
+        stopping = True
+        for pid in list(children):
+            os.kill(pid, signal.SIGTERM)
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    for number in range(config.workers):
+        start(number)
+    began = time.monotonic()
+    while children:
+        pid, status = os.wait()
+        number = children.pop(pid, -1)
+        code = os.waitstatus_to_exitcode(status)
+        if stopping or number < 0:
+            continue
+        if code == 2 or time.monotonic() - began < 1.0:
+            # Wrong settings or a port that is taken: starting again would not help.
+            stop(0, None)
+            stopping = True
+            return max(code, 1)
+        print(f"slipway: worker {number} ended with {code}; starting it again", file=sys.stderr)
+        start(number)
+    return 0
