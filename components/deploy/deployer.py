@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 import msgspec
@@ -22,6 +23,12 @@ class Deployment(msgspec.Struct, frozen=True):
 
     release: Release
     url: str
+    path: str
+    """Where the model answers below `url`."""
+
+
+Check = Callable[[str, str], None]
+"""Asks the server at an address and path; raises where the answers are not those of the release."""
 
 
 class Deployer(Protocol):
@@ -30,11 +37,9 @@ class Deployer(Protocol):
     def current(self, name: str) -> Release | None:
         """What serves under this name now; None: nothing does."""
 
-    def deploy(self, release: Release) -> Deployment:
-        """Put a release to work and come back when it answers; DeployError if it does not get ready.
+    def deploy(self, release: Release, check: Check) -> Deployment:
+        """Put a release to work and come back when it serves and its check has passed.
 
-        Deploying what serves already is a no-op.
+        If anything fails, what served before serves again, and the failure is raised. Deploying what serves
+        already only checks it.
         """
-
-    def withdraw(self, name: str) -> None:
-        """Take the name out of service: the way back from a first deployment that failed."""

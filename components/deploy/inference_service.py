@@ -6,7 +6,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from components.deploy.deployer import Deployment, Release
+from components.deploy.ask import model_path
+from components.deploy.deployer import Check, Deployment, Release
 from slipway.errors import DeployError
 
 if TYPE_CHECKING:
@@ -50,7 +51,22 @@ class InferenceServiceDeployer:
             return None
         return Release(name=name, digest=notes[DIGEST], uri=notes[URI], run_id=notes.get(RUN, ""))
 
-    def deploy(self, release: Release) -> Deployment:
+    def deploy(self, release: Release, check: Check) -> Deployment:
+        former = self.current(release.name)
+        try:
+            deployment = Deployment(release, self._apply(release), model_path(release.name))
+            check(deployment.url, deployment.path)
+        except BaseException:
+            # KServe keeps the old pods until the new ones are ready, so this is quick: it undoes the wish.
+            if former is None:
+                self._request("DELETE", release.name, missing_ok=True)
+            elif former.digest != release.digest:
+                self._apply(former)
+            raise
+        return deployment
+
+    def _apply(self, release: Release) -> str:
+        """Ask for this release and wait until it serves; answers its address."""
         applied = self._request(
             "PATCH",
             release.name,
@@ -59,10 +75,7 @@ class InferenceServiceDeployer:
             query=[("fieldManager", FIELD_MANAGER), ("force", "true")],
             headers={"Content-Type": "application/apply-patch+yaml"},
         )
-        return Deployment(release, self._wait(release.name, applied["metadata"]["generation"]))
-
-    def withdraw(self, name: str) -> None:
-        self._request("DELETE", name, missing_ok=True)
+        return self._wait(release.name, applied["metadata"]["generation"])
 
     def _wait(self, name: str, generation: int) -> str:
         deadline = time.monotonic() + self._ready_within

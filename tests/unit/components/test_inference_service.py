@@ -24,6 +24,10 @@ RELEASE = Release(name="delay", digest="d1", uri="s3://slipway/models/delay/d1/"
 READY = {"conditions": [{"type": "Ready", "status": "True"}], "url": "http://delay.example"}
 
 
+def accept(url: str, path: str) -> None:
+    """A check that passes."""
+
+
 class Cluster(ThreadingHTTPServer):
     daemon_threads = True
 
@@ -105,14 +109,13 @@ def test_a_deployment_is_applied_server_side_and_waited_for(cluster: Cluster) ->
         READY,
     ]
     told: list[str] = []
-    deployment = connect(cluster, progress=told.append).deploy(RELEASE)
+    deployment = connect(cluster, progress=told.append).deploy(RELEASE, accept)
     assert deployment.url == "http://delay.example"
     assert told == ["delay: waiting for KServe to take it up", "delay: PredictorReady: Pulling"]
-    method, path, query, content_type = cluster.requests[0]
-    assert (method, path) == (
-        "PATCH",
-        "/apis/serving.kserve.io/v1beta1/namespaces/prod/inferenceservices/delay",
-    )
+    patches = [request for request in cluster.requests if request[0] == "PATCH"]
+    assert len(patches) == 1
+    _, path, query, content_type = patches[0]
+    assert path == "/apis/serving.kserve.io/v1beta1/namespaces/prod/inferenceservices/delay"
     assert query == {"fieldManager": ["slipway"], "force": ["true"]}
     assert content_type == "application/apply-patch+yaml"
 
@@ -120,24 +123,42 @@ def test_a_deployment_is_applied_server_side_and_waited_for(cluster: Cluster) ->
 def test_what_serves_now_is_read_back(cluster: Cluster) -> None:
     deployer = connect(cluster)
     assert deployer.current("delay") is None
-    deployer.deploy(RELEASE)
+    deployer.deploy(RELEASE, accept)
     assert deployer.current("delay") == RELEASE
-    deployer.withdraw("delay")
-    deployer.withdraw("delay")
+
+
+def refuse(url: str, path: str) -> None:
+    raise DeployError(f"wrong answers at {url}{path}")
+
+
+def test_a_first_deployment_that_answers_wrongly_is_taken_away(cluster: Cluster) -> None:
+    deployer = connect(cluster)
+    with pytest.raises(DeployError, match=r"wrong answers at http://delay\.example/v2/models/delay"):
+        deployer.deploy(RELEASE, refuse)
     assert deployer.current("delay") is None
+    assert cluster.objects == {}
+
+
+def test_a_later_one_gives_way_to_what_served_before(cluster: Cluster) -> None:
+    deployer = connect(cluster)
+    deployer.deploy(RELEASE, accept)
+    worse = Release(name="delay", digest="d2", uri="s3://slipway/models/delay/d2/")
+    with pytest.raises(DeployError, match="wrong answers"):
+        deployer.deploy(worse, refuse)
+    assert deployer.current("delay") == RELEASE
 
 
 def test_an_old_status_is_not_taken_for_the_new_generation(cluster: Cluster) -> None:
     """Right after the apply, the object still says that the old model is ready."""
     cluster.script = [{"observedGeneration": 0, **READY}]
     with pytest.raises(DeployError, match="waiting for KServe to take it up"):
-        connect(cluster, ready_within=0.05).deploy(RELEASE)
+        connect(cluster, ready_within=0.05).deploy(RELEASE, accept)
 
 
 def test_ready_with_the_old_model_still_serving_is_not_ready(cluster: Cluster) -> None:
     cluster.script = [{**READY, "modelStatus": {"transitionStatus": "InProgress"}}]
     with pytest.raises(DeployError, match="InProgress"):
-        connect(cluster, ready_within=0.05).deploy(RELEASE)
+        connect(cluster, ready_within=0.05).deploy(RELEASE, accept)
 
 
 def test_a_model_that_cannot_load_fails_at_once_with_the_reason(cluster: Cluster) -> None:
@@ -150,7 +171,7 @@ def test_a_model_that_cannot_load_fails_at_once_with_the_reason(cluster: Cluster
         }
     ]
     with pytest.raises(DeployError, match="ModelLoadFailed contract and digest disagree"):
-        connect(cluster, ready_within=60.0).deploy(RELEASE)
+        connect(cluster, ready_within=60.0).deploy(RELEASE, accept)
 
 
 def test_not_ready_in_time_names_the_conditions(cluster: Cluster) -> None:
@@ -158,7 +179,7 @@ def test_not_ready_in_time_names_the_conditions(cluster: Cluster) -> None:
         {"conditions": [{"type": "PredictorReady", "status": "False", "message": "0/3 nodes available"}]}
     ]
     with pytest.raises(DeployError, match=r"PredictorReady: not yet 0/3 nodes available") as caught:
-        connect(cluster, ready_within=0.05).deploy(RELEASE)
+        connect(cluster, ready_within=0.05).deploy(RELEASE, accept)
     assert caught.value.where == "InferenceService prod/delay"
 
 
@@ -168,7 +189,7 @@ def test_not_ready_in_time_names_the_conditions(cluster: Cluster) -> None:
 def test_a_refusal_names_the_remedy(cluster: Cluster, status: int, fix: str) -> None:
     cluster.refuse = (status, "no")
     with pytest.raises(DeployError, match=f"answered {status}") as caught:
-        connect(cluster).deploy(RELEASE)
+        connect(cluster).deploy(RELEASE, accept)
     assert caught.value.fix is not None
     assert caught.value.fix.startswith(fix)
 
@@ -178,7 +199,7 @@ def test_a_cluster_that_does_not_answer(cluster: Cluster) -> None:
     cluster.shutdown()
     cluster.server_close()
     with pytest.raises(DeployError, match="does not answer"):
-        deployer.deploy(RELEASE)
+        deployer.deploy(RELEASE, accept)
 
 
 def test_the_manifest_owns_the_model_and_nothing_of_the_scaling() -> None:
