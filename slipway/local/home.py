@@ -8,6 +8,7 @@
   run/              one record a server: process id and start time
   logs/             one log a server
   s3/  online/      data and configuration of the servers
+  serving/models/   the models that are served here
   mlflow.db         tracking and model registry
   feast.db          feature registry
 """

@@ -22,6 +22,7 @@ from slipway.local import process
 from slipway.local.home import PRIVATE_FILE, Home, Secrets, State, read_json, write_json
 from slipway.local.launch import IN_USE
 from slipway.local.logs import last_lines, rotate
+from slipway.local.model_server import ModelServer
 from slipway.local.ports import choose, is_free
 from slipway.local.process import Process
 from slipway.local.servers import NotReady, ObjectStore, OnlineStore, Server
@@ -57,7 +58,9 @@ class Platform:
     def __init__(self, home: str | os.PathLike[str], *, bucket: str = "slipway") -> None:
         self.home = Home(home)
         self.store = ObjectStore(bucket)
-        self.servers: tuple[Server, ...] = (self.store, OnlineStore())
+        self.online = OnlineStore()
+        self.serving = ModelServer()
+        self.servers: tuple[Server, ...] = (self.store, self.online, self.serving)
 
     @classmethod
     def of(cls, settings: Settings) -> Platform:
@@ -79,7 +82,7 @@ class Platform:
                 )
             run = _Up(self._secrets(tell), self._ports(tell))
             try:
-                for server in self.servers:
+                for server in self._wanted():
                     if not self._healthy(server, run):
                         self._start(server, run, tell)
                 for server in run.started:
@@ -102,7 +105,7 @@ class Platform:
 
     def require(self) -> None:
         """Raise PlatformDown unless every server runs; costs a millisecond, asks the servers nothing."""
-        down = [server.name for server in self.servers if not self._running(server)]
+        down = [server.name for server in self._wanted() if not self._running(server)]
         if down or not self.home.connection.exists():
             raise PlatformDown(
                 f"the embedded platform is not up ({', '.join(down) or 'never started'})",
@@ -110,11 +113,23 @@ class Platform:
                 fix="slipway up",
             )
 
+    @property
+    def models(self) -> Path:
+        """Where models are put for the runtime to serve: `<name>/<digest>/`."""
+        return self.serving.models(self.home)
+
+    def serving_url(self) -> str:
+        """The runtime's address; PlatformDown until a model was put there and `up` was called."""
+        state = read_json(self.home.state, State) or State()
+        if self._running(self.serving) is None or "serving" not in state.ports:
+            raise PlatformDown("no model is served here", where=str(self.models), fix="slipway run train")
+        return self.serving.endpoint(state.ports)
+
     def status(self) -> PlatformStatus:
         """What runs, how healthy it is by a real request, where it listens and what it takes."""
         secrets = read_json(self.home.secrets, Secrets)
         state = read_json(self.home.state, State) or State()
-        servers = tuple(self._status(server, secrets, state.ports) for server in self.servers)
+        servers = tuple(self._status(server, secrets, state.ports) for server in self._wanted())
         tracking = self.home.tracking
         return PlatformStatus(
             home=str(self.home.path),
@@ -155,6 +170,9 @@ class Platform:
         except NotReady as error:
             return msgspec.structs.replace(answer, state="unhealthy", problem=str(error))
         return msgspec.structs.replace(answer, state="healthy", version=version)
+
+    def _wanted(self) -> list[Server]:
+        return [server for server in self.servers if server.wanted(self.home)]
 
     def _secrets(self, tell: Tell) -> Secrets:
         path = self.home.secrets
@@ -272,7 +290,7 @@ class Platform:
 
     def _publish(self, run: _Up) -> None:
         """Write down for slipway.settings how to reach what runs."""
-        online = self.servers[1].endpoint(run.ports).replace("://", f"://:{run.secrets.password}@")
+        online = self.online.endpoint(run.ports).replace("://", f"://:{run.secrets.password}@")
         document = {
             "s3": {
                 "endpoint": self.store.endpoint(run.ports),

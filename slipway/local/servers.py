@@ -32,6 +32,10 @@ class Server(ABC):
     """Names of the ports it opens; the first is the one that clients use."""
     stop_grace = 15.0
 
+    def wanted(self, home: Home) -> bool:
+        """Whether an up starts it."""
+        return True
+
     @abstractmethod
     def executable(self) -> Path: ...
 
