@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -47,27 +48,34 @@ class InputPlan(msgspec.Struct, frozen=True):
         )
 
     def tensors(self, frame: pl.DataFrame) -> Tensors:
-        """What the runtime feeds the graph for these rows: defaults filled in, null as NaN or ""."""
-        missing = [name for name in self.columns if name not in frame.columns]
-        if missing:
-            raise DataError(
-                f"columns the model eats are missing: {', '.join(missing)}",
-                fix="take a snapshot with the same feature service and project as the model's",
-            )
-        tensors: Tensors = {}
-        if self.numbers:
-            tensors[NUMBERS] = _matrix(frame, self.numbers, pl.Float32)
-        if self.categories:
-            texts = frame.select(
-                pl.col(column.name).cast(pl.String).fill_null(str(column.default or ""))
-                for column in self.categories
-            )
-            tensors[CATEGORIES] = np.column_stack([texts[name].to_numpy() for name in texts.columns]).astype(
-                object
-            )
-        if self.times:
-            tensors[TIMES] = _matrix(frame, self.times, pl.Float64)
-        return tensors
+        return tensors_of(self.tensor_inputs(), frame)
+
+
+def tensors_of(inputs: Sequence[TensorInput], frame: pl.DataFrame) -> Tensors:
+    """What the runtime feeds a graph for these rows: defaults filled in, null as NaN or ""."""
+    missing = missing_columns(inputs, frame)
+    if missing:
+        raise DataError(
+            f"columns the model eats are missing: {', '.join(missing)}",
+            fix="take a snapshot with the same feature service and project as the model's",
+        )
+    return {
+        tensor.name: _texts(frame, tensor.columns)
+        if tensor.dtype == "BYTES"
+        else _matrix(frame, tensor.columns, pl.Float64 if tensor.dtype == "FP64" else pl.Float32)
+        for tensor in inputs
+    }
+
+
+def missing_columns(inputs: Sequence[TensorInput], frame: pl.DataFrame) -> list[str]:
+    return [column.name for tensor in inputs for column in tensor.columns if column.name not in frame.columns]
+
+
+def _texts(frame: pl.DataFrame, columns: tuple[Column, ...]) -> NDArray[Any]:
+    texts = frame.select(
+        pl.col(column.name).cast(pl.String).fill_null(str(column.default or "")) for column in columns
+    )
+    return np.column_stack([texts[name].to_numpy() for name in texts.columns]).astype(object)
 
 
 def _matrix(frame: pl.DataFrame, columns: tuple[Column, ...], dtype: Any) -> NDArray[Any]:

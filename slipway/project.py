@@ -90,6 +90,13 @@ class Budget(_Part, frozen=True, kw_only=True):
     """Median of one answer for one row, in this process."""
 
 
+class Published(_Part, frozen=True, kw_only=True):
+    """A figure from elsewhere for the same question, which the report sets beside ours."""
+
+    title: str
+    roc_auc: float
+
+
 class Project(_Part, frozen=True, kw_only=True):
     name: str
     """The model's name in the registry and on S3."""
@@ -116,6 +123,7 @@ class Project(_Part, frozen=True, kw_only=True):
     costs: Costs = Costs()
     floors: Floors = Floors()
     budget: Budget = Budget()
+    published: tuple[Published, ...] = ()
 
     def __post_init__(self) -> None:
         unknown = sorted(set(self.entity_inputs) - set(self.entities))

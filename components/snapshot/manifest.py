@@ -47,7 +47,8 @@ def _moment(name: str, text: str) -> datetime:
 class SourceFile(msgspec.Struct, frozen=True):
     uri: str
     size: int
-    etag: str
+    tag: str
+    """Its digest, or S3's ETag where there is none: other bytes have another."""
 
 
 class ViewSource(msgspec.Struct, frozen=True):

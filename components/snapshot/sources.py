@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Protocol
 
 import polars as pl
 
 from components.snapshot.manifest import SourceFile, ViewSource
 from slipway.contract import FeatureService
+from slipway.datasets import current_dataset
 from slipway.errors import DataError
 from slipway.objects import ObjectStore, file_digest
 from slipway.project import Project
@@ -88,19 +90,37 @@ class FeastSource:
 
 
 def list_files(objects: ObjectStore, path: str) -> tuple[SourceFile, ...]:
-    """The Parquet files at an address: one file, or all below a folder; what changes them changes this."""
+    """The Parquet files at an address: a file, all below a folder, or a table of a dataset's current
+    version (`<root>/<table>` where `<root>` has a pointer). What changes them changes this."""
     if not path.startswith("s3://"):
-        from pathlib import Path
-
         place = Path(path)
-        files = sorted(place.rglob("*.parquet")) if place.is_dir() else [place]
+        local = sorted(place.rglob("*.parquet")) if place.is_dir() else [place]
         found = [
-            SourceFile(str(file), file.stat().st_size, file_digest(file)) for file in files if file.exists()
+            SourceFile(str(file), file.stat().st_size, file_digest(file)) for file in local if file.exists()
         ]
     else:
-        head = objects.head(path) if path.endswith(".parquet") else None
-        listed = [head] if head else [info for info in objects.list(path) if info.uri.endswith(".parquet")]
-        found = [SourceFile(info.uri, info.size, info.etag) for info in listed]
+        found = _table_of_dataset(objects, path)
+        if not found:
+            head = objects.head(path) if path.endswith(".parquet") else None
+            listed = (
+                [head] if head else [info for info in objects.list(path) if info.uri.endswith(".parquet")]
+            )
+            found = [SourceFile(info.uri, info.size, info.etag) for info in listed]
     if not found:
         raise DataError("there is no Parquet file", where=path, fix="run `slipway ingest` first")
     return tuple(found)
+
+
+def _table_of_dataset(objects: ObjectStore, path: str) -> list[SourceFile]:
+    root, _, table = path.rstrip("/").rpartition("/")
+    dataset = current_dataset(objects, root)
+    if dataset is None:
+        return []
+    if table not in dataset.manifest.tables:
+        raise DataError(
+            f"the dataset has no table {table!r}",
+            where=root,
+            fix=f"use one of: {', '.join(sorted(dataset.manifest.tables))}",
+        )
+    parts = dataset.manifest.tables[table].parts
+    return [SourceFile(f"{dataset.uri}/{part.path}", part.size, part.digest) for part in parts]

@@ -10,7 +10,6 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import polars as pl
 
-
 from components.snapshot.manifest import SourceFile, ViewSource
 from slipway.contract import FeatureService, View, ViewField
 from slipway.objects import ObjectStore
@@ -65,18 +64,23 @@ class Tables:
         draw = np.random.default_rng(seed)
         hours = [START + timedelta(hours=hour) for hour in range(-24, HOURS)]
         carriers = ["UA", "B6", "AA", "DL"]
-        self.carrier_delays = pl.DataFrame(
-            {
-                "carrier": [carrier for carrier in carriers for _ in hours],
-                "event_timestamp": hours * len(carriers),
-                "mean": draw.gamma(2.0, 5.0, len(hours) * len(carriers)),
-                "flights": draw.integers(0, 40, len(hours) * len(carriers)),
-                "trend": draw.normal(size=len(hours) * len(carriers)).astype(np.float32),
-            }
-        ).with_columns(
-            pl.when(pl.col("flights") < 3).then(None).otherwise(pl.col("mean")).alias("mean"),
-            # An hour in which nothing was measured: the join must then find nothing within the TTL.
-        ).filter(pl.col("event_timestamp").dt.hour() != 4).sort("event_timestamp", "carrier")
+        self.carrier_delays = (
+            pl.DataFrame(
+                {
+                    "carrier": [carrier for carrier in carriers for _ in hours],
+                    "event_timestamp": hours * len(carriers),
+                    "mean": draw.gamma(2.0, 5.0, len(hours) * len(carriers)),
+                    "flights": draw.integers(0, 40, len(hours) * len(carriers)),
+                    "trend": draw.normal(size=len(hours) * len(carriers)).astype(np.float32),
+                }
+            )
+            .with_columns(
+                pl.when(pl.col("flights") < 3).then(None).otherwise(pl.col("mean")).alias("mean"),
+                # An hour in which nothing was measured: the join must then find nothing within the TTL.
+            )
+            .filter(pl.col("event_timestamp").dt.hour() != 4)
+            .sort("event_timestamp", "carrier")
+        )
         planes = [f"N{number:03d}" for number in range(40)]
         legs = rows * 2
         landed = np.sort(draw.uniform(-24, HOURS, legs))
@@ -110,9 +114,9 @@ class Tables:
         )
         delay = np.round(10 * (signal - 1.8 + draw.normal(size=rows)), 0)
         # One row in fifty never arrived: it has no label.
-        self.rows = self.rows.with_columns(
-            pl.Series("delay", delay).alias("delay")
-        ).with_columns(pl.when(pl.col("number") % 50 == 7).then(None).otherwise(pl.col("delay")).alias("delay"))
+        self.rows = self.rows.with_columns(pl.Series("delay", delay).alias("delay")).with_columns(
+            pl.when(pl.col("number") % 50 == 7).then(None).otherwise(pl.col("delay")).alias("delay")
+        )
 
     def upload(self, objects: ObjectStore, bucket: str = "slipway") -> None:
         from components.snapshot import to_parquet
