@@ -33,6 +33,7 @@ Tell = Callable[[str], None]
 
 START_PATIENCE = 60.0
 """Seconds for a server to get healthy. The second start takes one; replaying a large log takes longer."""
+DATA_PATIENCE = 15.0
 LOCK_PATIENCE = 90.0
 _STEP = 0.02
 _LEAST_SPACE = 256 * 2**20
@@ -87,7 +88,8 @@ class Platform:
                         self._start(server, run, tell)
                 for server in run.started:
                     self._await(server, run, tell)
-                self._await_bucket(run)
+                if self.store in run.started:
+                    self._await_data(run, tell)
                 self._publish(run)
             except BaseException:
                 # Also when interrupted: what this up began and did not finish must not stay.
@@ -204,7 +206,7 @@ class Platform:
         deadline = time.monotonic() + 5.0
         while True:
             with suppress(NotReady):
-                server.check(run.secrets, run.ports, timeout=3.0)
+                self._ready(server, run)
                 return True
             if time.monotonic() > deadline or self._running(server) is None:
                 return False
@@ -241,7 +243,7 @@ class Platform:
         for found in process.users(data, server.program):
             tell(f"process {found.pid} served {data.name} without being on record: it was ended")
             process.stop(found, grace=server.stop_grace)
-        if process.in_use(data):
+        if not process.released(data, patience=5.0):
             raise StateDamaged(
                 f"another process uses the data of {server.name}",
                 where=str(data),
@@ -281,12 +283,16 @@ class Platform:
             self.store.prepare_bucket(run.secrets, run.ports, timeout=5.0)
         server.check(run.secrets, run.ports, timeout=3.0)
 
-    def _await_bucket(self, run: _Up) -> None:
-        """Another project may have made this platform with another bucket."""
-        try:
-            self.store.prepare_bucket(run.secrets, run.ports, timeout=5.0)
-        except NotReady as problem:
-            raise ServerFailed(str(problem), where=self.store.endpoint(run.ports)) from problem
+    def _await_data(self, run: _Up, tell: Tell) -> None:
+        deadline = time.monotonic() + DATA_PATIENCE
+        while True:
+            try:
+                return self.store.check_data(run.secrets, run.ports, timeout=5.0)
+            except NotReady as problem:
+                if time.monotonic() > deadline:
+                    # One object that cannot be read must not keep all others from being used.
+                    return tell(f"{problem}: what is stored may be damaged; the log of s3 says more")
+            time.sleep(_STEP)
 
     def _publish(self, run: _Up) -> None:
         """Write down for slipway.settings how to reach what runs."""
@@ -308,6 +314,9 @@ class Platform:
         ran = found is not None and found.alive()
         if found is not None:
             process.stop(found, grace=server.stop_grace)
+        if ran:
+            # A process of many threads counts as ended before the last of them lets go of its files.
+            process.released(self.home.data(server.name), patience=5.0)
         record.unlink(missing_ok=True)
         return ran
 

@@ -8,8 +8,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 HOST = "127.0.0.1"
-# Below the range from which systems give outgoing connections their ports (Linux: from 32768).
-_FIRST, _LAST = 20000, 31999
+TWIN = 10_000
+"""How far above its port the S3 server's admin part looks for its gRPC port, whatever it was told."""
+# With their twins, below the range from which systems give outgoing connections their ports (Linux: 32768).
+_FIRST, _LAST = 20_000, 22_767
 
 
 def is_free(port: int) -> bool:
@@ -41,12 +43,14 @@ def choose(
     missing = []
     for name in names:
         port = wanted.get(name)
-        if port is not None and port not in used and is_free(port):
+        if port is not None and port not in used and is_free(port) and is_free(port + TWIN):
             chosen[name] = port
             used.add(port)
         else:
             missing.append(name)
     for name in missing:
-        chosen[name] = next(port for port in candidates if port not in used and is_free(port))
+        chosen[name] = next(
+            port for port in candidates if port not in used and is_free(port) and is_free(port + TWIN)
+        )
         used.add(chosen[name])
     return chosen

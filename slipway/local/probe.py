@@ -10,6 +10,7 @@ import hashlib
 import hmac
 import http.client
 import socket
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.message import Message
@@ -37,9 +38,13 @@ def s3_request(
     *,
     query: str = "",
     body: bytes = b"",
+    unsigned: Mapping[str, str] | None = None,
     timeout: float = 5.0,
 ) -> S3Answer:
-    """One request signed with Signature Version 4. `query` stands as `name=value`, sorted and encoded."""
+    """One request signed with Signature Version 4.
+
+    `path` and `query` come encoded, the query sorted as `name=value`; `unsigned` headers travel along.
+    """
     moment = datetime.now(UTC)
     stamp, day = moment.strftime("%Y%m%dT%H%M%SZ"), moment.strftime("%Y%m%d")
     digest = hashlib.sha256(body).hexdigest()
@@ -59,7 +64,8 @@ def s3_request(
     )
     connection = http.client.HTTPConnection(HOST, port, timeout=timeout)
     try:
-        connection.request(method, f"{path}?{query}" if query else path, body=body, headers=headers)
+        target = f"{path}?{query}" if query else path
+        connection.request(method, target, body=body, headers={**headers, **(unsigned or {})})
         response = connection.getresponse()
         return S3Answer(response.status, response.headers, response.read())
     finally:

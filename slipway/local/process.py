@@ -140,6 +140,16 @@ def in_use(data: Path) -> bool:
     return False
 
 
+def released(data: Path, *, patience: float) -> bool:
+    """Wait until nobody holds the lock of this data folder; False when somebody still does."""
+    deadline = time.monotonic() + patience
+    while in_use(data):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(_STEP)
+    return True
+
+
 def users(data: Path, program: str) -> list[Process]:
     """The processes of this program that hold the data folder's lock file open: ours, whatever is on record.
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
+from urllib.parse import quote, unquote_plus
 
 from slipway.errors import ServerFailed
 from slipway.local import probe
 from slipway.local.home import Home, Secrets, write_json, write_private
-from slipway.local.ports import HOST
+from slipway.local.ports import HOST, TWIN
 
 
 class NotReady(Exception):
@@ -78,7 +80,6 @@ class ObjectStore(Server):
         "volume",
         "volume_grpc",
         "admin",
-        "admin_grpc",
     )
 
     def __init__(self, bucket: str) -> None:
@@ -128,10 +129,8 @@ class ObjectStore(Server):
             "admin.ui": "false",
             "master.telemetry": "false",
             **{f"{part}.port": ports[part] for part in ("s3", "filer", "master", "volume", "admin")},
-            **{
-                f"{part}.port.grpc": ports[f"{part}_grpc"]
-                for part in ("s3", "filer", "master", "volume", "admin")
-            },
+            **{f"{part}.port.grpc": ports[f"{part}_grpc"] for part in ("s3", "filer", "master", "volume")},
+            "admin.port.grpc": ports["admin"] + TWIN,
         }
         return ["-logtostderr=true", "mini", *(f"-{name}={value}" for name, value in options.items())]
 
@@ -162,6 +161,24 @@ class ObjectStore(Server):
                     + answer.body[:300].decode(errors="replace")
                 )
 
+    def check_data(self, secrets: Secrets, ports: Mapping[str, int], timeout: float) -> None:
+        """Read a byte of what is stored, if anything is. Raises NotReady when that fails.
+
+        After a start S3 answers before its volumes have reported to its master; for up to a second every
+        read ends in "volume not found", as if the data were lost.
+        """
+        query = "encoding-type=url&list-type=2&max-keys=50"
+        listed = self._ask(secrets, ports, "GET", query=query, timeout=timeout)
+        found = re.findall(rb"<Key>([^<]+)</Key>.*?<Size>([1-9][0-9]*)</Size>", listed.body, re.DOTALL)
+        if not found:
+            return
+        key = unquote_plus(min(found, key=lambda item: int(item[1]))[0].decode())
+        answer = self._ask(
+            secrets, ports, "GET", key=f"/{quote(key)}", unsigned={"range": "bytes=0-0"}, timeout=timeout
+        )
+        if answer.status not in (200, 206):
+            raise NotReady(f"S3 answers {answer.status} to reading {key}")
+
     def endpoint(self, ports: Mapping[str, int]) -> str:
         return f"http://{HOST}:{ports['s3']}"
 
@@ -172,8 +189,10 @@ class ObjectStore(Server):
         method: str,
         *,
         timeout: float,
+        key: str = "",
         query: str = "",
         body: bytes = b"",
+        unsigned: Mapping[str, str] | None = None,
     ) -> probe.S3Answer:
         try:
             return probe.s3_request(
@@ -181,9 +200,10 @@ class ObjectStore(Server):
                 secrets.access_key,
                 secrets.secret_key,
                 method,
-                f"/{self.bucket}",
+                f"/{self.bucket}{key}",
                 query=query,
                 body=body,
+                unsigned=unsigned,
                 timeout=timeout,
             )
         except (OSError, probe.ProtocolError) as error:
