@@ -25,6 +25,8 @@ from slipway.objects import ObjectStore, Progress, publish
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
 POINTER = "current.json"
+RAW, FEATURES = "raw", "features"
+"""The roots of the project's two datasets in our bucket: what was ingested, and the features made of it."""
 
 
 class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -48,7 +48,10 @@ class TableWriter:
         path = f"{table}/{label}.parquet"
         target = self._folder / path
         target.parent.mkdir(parents=True, exist_ok=True)
-        rows.write_parquet(target, compression="zstd", statistics=True, row_group_size=ROW_GROUP)
+        # Level 1 takes 0.6 of the default's time for 1.2 of its size.
+        rows.write_parquet(
+            target, compression="zstd", compression_level=1, statistics=True, row_group_size=ROW_GROUP
+        )
         self.files[path] = target
         start, end = _span(rows, time)
         return Part(path, file_digest(target), target.stat().st_size, rows.height, start, end)
@@ -93,9 +96,9 @@ def read_table(objects: ObjectStore, dataset: Dataset, table: str) -> pl.DataFra
         return pl.concat(pool.map(read, described.parts))
 
 
-def code_digest(folder: Path, *more: Path) -> str:
-    """A digest of the Python files in a folder: what was made by other code is made again."""
+def code_digest(*files: Path) -> str:
+    """A digest of source files: what was made by other code is made again."""
     hasher = hashlib.sha256()
-    for path in sorted(folder.glob("*.py")) + sorted(more):
+    for path in sorted(files, key=lambda path: path.name):
         hasher.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
     return hasher.hexdigest()

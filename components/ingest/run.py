@@ -9,14 +9,12 @@ from pathlib import Path
 
 from components.ingest.columns import LAYOUTS
 from components.ingest.sources import digest, package_file, parse, read_bytes
-from slipway.datasets import Dataset, Manifest, made_from, publish_dataset
+from slipway.datasets import RAW, Dataset, Manifest, made_from, publish_dataset
 from slipway.errors import DataError
 from slipway.objects import ObjectStore
 from slipway.settings import Settings
 from slipway.tables import TableWriter, code_digest
 
-RAW = "raw"
-"""Where in our bucket the ingested datasets lie."""
 MAX_REJECTS = 0.05
 
 Report = Callable[[str], None]
@@ -54,7 +52,7 @@ def ingest(
     paths = {name: given.get(name) or package_file(name) for name in LAYOUTS}
     contents = {name: read_bytes(path) for name, path in paths.items()}
     inputs = {name: digest(data) for name, data in contents.items()}
-    inputs["code"] = code_digest(Path(__file__).parent)
+    inputs["code"] = code_digest(*Path(__file__).parent.glob("*.py"))
     if (standing := made_from(store, root, inputs)) is not None:
         return Ingested(standing, {})
     tables = {name: parse(contents[name], layout, where=str(paths[name])) for name, layout in LAYOUTS.items()}
