@@ -7,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 
+from slipway.baseline import parse_baseline
 from slipway.contract import (
     BASELINE_FILE,
     CONTRACT_FILE,
@@ -59,6 +60,7 @@ def register(
         files[CONTRACT_FILE].read_bytes(), _metadata(files[MODEL_FILE]), where=str(directory)
     )
     _refuse_unproved(contract)
+    parse_baseline(files[BASELINE_FILE].read_bytes(), where=str(files[BASELINE_FILE]))
     parse_smoke(files[SMOKE_FILE].read_bytes(), where=str(files[SMOKE_FILE]))
 
     digest = prefix_digest({name: file_digest(path) for name, path in files.items()})
