@@ -26,6 +26,8 @@ class ArrowComputeEngineConfig(FeastConfigBaseModel):
 class ArrowComputeEngine(LocalComputeEngine):
     def __init__(self, **options: Any) -> None:
         super().__init__(backend="polars", **{k: v for k, v in options.items() if k != "backend"})
+        self.written: dict[str, int] = {}
+        """Rows of each view's last materialization that were not older than what was stored."""
 
     def _materialize_one(
         self, registry: BaseRegistry, task: MaterializationTask, **kwargs: Any
@@ -75,6 +77,7 @@ class ArrowComputeEngine(LocalComputeEngine):
                 [source.field_mapping.get(name, name) for name in table.column_names]
             )
         bar = task.tqdm_builder(table.num_rows) if task.tqdm_builder else None
-        online.write_arrow(self.repo_config, view, table, bar.update if bar else None)
+        progress = bar.update if bar else None
+        self.written[view.name] = online.write_arrow(self.repo_config, view, table, progress)
         if bar is not None:
             bar.close()
