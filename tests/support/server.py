@@ -13,13 +13,13 @@ from pathlib import Path
 from tests.support.peers import ROOT, Launch, Peer, Ports
 from tests.support.process import free_ports, stop, wait_ready
 
-COMMAND = (sys.executable, "-m", "serving.runtime")
-
 
 def _launch(bin_: Path, models: Path, scratch: Path, ports: Ports) -> Launch:
     return Launch(
         [
-            *COMMAND,
+            str(bin_ / "python"),
+            "-m",
+            "serving.runtime",
             "--model-dir",
             str(models),
             "--http-host",
@@ -33,12 +33,20 @@ def _launch(bin_: Path, models: Path, scratch: Path, ports: Ports) -> Launch:
     )
 
 
-class _Ours(Peer):
+class _Here(Peer):
+    """In the environment of the tests, which has all that it needs."""
+
     def install(self) -> Path:
         return Path(sys.executable).parent
 
 
-OURS = _Ours("slipway", "Slipway", (), _launch)
+OURS = _Here("slipway", "Slipway", (), _launch)
+
+_LOCKED = ROOT / "requirements" / "serving.txt"
+INSTALLED = Peer(
+    "slipway", "Slipway", ("--require-hashes", "--requirement", str(_LOCKED), "--no-deps"), _launch
+)
+"""As its image has it: the locked set of the serving extra and nothing else."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +73,7 @@ def running_server(
 
     scratch.mkdir(parents=True, exist_ok=True)
     ports = Ports(*free_ports(3))
-    launch = _launch(Path(), models, scratch, ports)
+    launch = _launch(Path(sys.executable).parent, models, scratch, ports)
     log = scratch / "server.log"
     with log.open("wb") as out:
         process = subprocess.Popen(

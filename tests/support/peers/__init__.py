@@ -63,8 +63,10 @@ class Peer:
             stamp.write_text(wanted)
         return self.environment / "bin"
 
-    def start(self, models: Path, scratch: Path, ports: Ports, log: Path) -> subprocess.Popen[bytes]:
-        launch = self.launch(self.install(), models, scratch, ports)
+    def prepare(self, models: Path, scratch: Path, ports: Ports) -> Launch:
+        return self.launch(self.install(), models, scratch, ports)
+
+    def spawn(self, launch: Launch, scratch: Path, log: Path) -> subprocess.Popen[bytes]:
         environment = {**os.environ, "OMP_NUM_THREADS": "1", **launch.environment}
         with log.open("wb") as out:
             return subprocess.Popen(
@@ -75,6 +77,9 @@ class Peer:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
+
+    def start(self, models: Path, scratch: Path, ports: Ports, log: Path) -> subprocess.Popen[bytes]:
+        return self.spawn(self.prepare(models, scratch, ports), scratch, log)
 
 
 def _run(command: list[str | Path]) -> None:
