@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
@@ -139,8 +140,8 @@ def infer(
 
 def read_answer(reply: Reply) -> Answer:
     _check(reply)
-    size = reply.headers.get("inference-header-content-length")
-    end = len(reply.body) if size is None else int(size)
+    size = reply.headers.get("inference-header-content-length", "")
+    end = int(size) if size.isdecimal() else len(reply.body)
     response = _decode(reply.body[:end], _Response)
     rest, at = memoryview(reply.body), end
     arrays = {}
@@ -152,18 +153,26 @@ def read_answer(reply: Reply) -> Answer:
                 count = int(item.parameters["binary_data_size"])
                 arrays[item.name] = from_bytes(rest[at : at + count], item.datatype, item.shape)
                 at += count
-        except (KeyError, ValueError, TypeError) as error:
-            raise ServingError(
-                f"output {item.name!r} cannot be read: {error!r}",
-                where="the server's answer",
-                fix="is this an Open Inference Protocol server?",
-            ) from error
+        except UNREADABLE as error:
+            raise unreadable(item.name, error) from error
     return Answer(
         arrays,
         response.model_name,
         response.model_version or "",
         response.id or "",
         response.parameters or {},
+    )
+
+
+UNREADABLE = (KeyError, ValueError, TypeError, OverflowError, struct.error)
+"""What NumPy and struct raise on tensors that are not what they say."""
+
+
+def unreadable(name: str, error: Exception) -> ServingError:
+    return ServingError(
+        f"output {name!r} cannot be read: {error!r}",
+        where="the server's answer",
+        fix="is this an Open Inference Protocol server?",
     )
 
 
@@ -203,7 +212,7 @@ def _read(reply: Reply, kind: type[T]) -> T:
 def _decode(body: bytes, kind: type[T]) -> T:
     try:
         return msgspec.json.decode(body, type=kind)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise ServingError(
             f"not what the protocol says: {error}",
             where="the server's answer",
@@ -234,7 +243,7 @@ def _check(reply: Reply) -> None:
         return
     try:
         text = str(msgspec.json.decode(reply.body, type=dict[str, Any])["error"])
-    except (msgspec.MsgspecError, KeyError, UnicodeDecodeError):
+    except (msgspec.MsgspecError, KeyError, UnicodeDecodeError, RecursionError):
         text = reply.body[:300].decode(errors="replace") or "no reason was given"
     wait = retry_after(reply)
     if reply.status in (429, 503) and wait is not None:

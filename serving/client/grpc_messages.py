@@ -9,7 +9,7 @@ import numpy as np
 
 from serving.client import protobuf
 from serving.client.answer import Answer
-from serving.client.calls import ModelMetadata, ModelState, TensorMetadata
+from serving.client.calls import UNREADABLE, ModelMetadata, ModelState, TensorMetadata, unreadable
 from serving.client.protobuf import fields
 from serving.client.tensors import DTYPES, Array, TensorLike, as_array, datatype_of, from_bytes, to_bytes
 
@@ -48,24 +48,28 @@ def infer_message(
 def read_answer(message: bytes) -> Answer:
     said: dict[int, str] = {1: "", 2: "", 3: ""}
     parameters: dict[str, Any] = {}
-    tensors: list[tuple[str, str, list[int], memoryview | None]] = []
-    raw: list[memoryview] = []
-    for number, item in fields(message):
-        if number in said:
-            said[number] = str(item, "utf-8")
-        elif number == 4:
-            name, value = protobuf.read_parameter(item)
-            parameters[name] = value
-        elif number == 5:
-            tensors.append(_read_tensor(item))
-        elif number == 6:
-            raw.append(item)
     arrays: dict[str, Array] = {}
-    for place, (name, datatype, shape, contents) in enumerate(tensors):
-        if raw:
-            arrays[name] = from_bytes(raw[place], datatype, shape)
-        else:
-            arrays[name] = _typed(contents, datatype).reshape(shape)
+    name = ""
+    try:
+        tensors: list[tuple[str, str, list[int], memoryview | None]] = []
+        raw: list[memoryview] = []
+        for number, item in fields(message):
+            if number in said:
+                said[number] = str(item, "utf-8")
+            elif number == 4:
+                key, value = protobuf.read_parameter(item)
+                parameters[key] = value
+            elif number == 5:
+                tensors.append(_read_tensor(item))
+            elif number == 6:
+                raw.append(item)
+        for place, (name, datatype, shape, contents) in enumerate(tensors):
+            if raw:
+                arrays[name] = from_bytes(raw[place], datatype, shape)
+            else:
+                arrays[name] = _typed(contents, datatype).reshape(shape)
+    except (*UNREADABLE, IndexError) as error:
+        raise unreadable(name, error) from error
     return Answer(arrays, said[1], said[2], said[3], parameters)
 
 

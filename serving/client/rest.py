@@ -191,12 +191,14 @@ class Client(_Base):
             connection.timeout = attempts.remaining()
             if connection.sock is not None:
                 connection.sock.settimeout(connection.timeout)
-            connection.request(
-                call.method,
-                self._prefix + call.path,
-                body=call.body or None,
-                headers={**self._headers, **call.headers},
-            )
+            # Who refuses a body may hang up before it has read it: the answer is there all the same.
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                connection.request(
+                    call.method,
+                    self._prefix + call.path,
+                    body=call.body or None,
+                    headers={**self._headers, **call.headers},
+                )
             response = connection.getresponse()
             content = _read(connection, response, attempts)
         except TimeoutError:

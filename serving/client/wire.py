@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import ssl
 from collections.abc import Mapping
@@ -45,7 +46,9 @@ class Stream:
         lines = [f"{method} {target} HTTP/1.1", f"host: {host}", f"content-length: {len(body)}"]
         lines += [f"{name}: {value}" for name, value in headers.items()]
         self._writer.write("\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + body)
-        await self._writer.drain()
+        # Who refuses a body may hang up before it has read it: the answer is there all the same.
+        with contextlib.suppress(ConnectionError):
+            await self._writer.drain()
         while True:
             status, found = await self._head()
             if status >= 200:

@@ -1,0 +1,119 @@
+"""The front and the engine in this process, with a transport that keeps what is written."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+
+from serving.runtime.config import Config
+from serving.runtime.engine import Engine
+from serving.runtime.http1 import Connection, Server
+from serving.runtime.routes import Routes
+from serving.runtime.storage import open_storage
+from tests.support.models import write_repository
+
+MODELS = ("logistic", "two_and_two", "every_dtype", "categories", "lookup", "half")
+
+
+class Transport(asyncio.Transport):
+    def __init__(self) -> None:
+        super().__init__()
+        self.written = bytearray()
+        self.closed = False
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        assert not self.closed, f"written after the end: {bytes(data)!r}"
+        self.written += data
+
+    def writelines(self, pieces: object) -> None:
+        self.write(b"".join(pieces))  # type: ignore[call-overload]
+
+    def close(self) -> None:
+        self.closed = True
+
+    abort = close
+
+    def is_closing(self) -> bool:
+        return self.closed
+
+    def get_extra_info(self, name: str, default: object = None) -> object:
+        return {"peername": ("127.0.0.1", 1)}.get(name, default)
+
+    def pause_reading(self) -> None:
+        pass
+
+    resume_reading = pause_reading
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        pass
+
+
+class Faults(logging.Handler):
+    """What the server logs as its own fault."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.records: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record)
+
+
+@dataclass
+class Front:
+    engine: Engine
+    server: Server
+    faults: Faults
+
+    def connect(self) -> tuple[Connection, Transport]:
+        connection, transport = self.server(), Transport()
+        connection.connection_made(transport)
+        return connection, transport
+
+
+@pytest.fixture
+async def front(tmp_path: Path) -> AsyncIterator[Front]:
+    write_repository(tmp_path, MODELS)
+    config = Config(model_dir=str(tmp_path), max_body=1 << 20)
+    loop = asyncio.get_running_loop()
+    engine = Engine(config, open_storage(config.model_dir), loop)
+    routes = Routes(engine)
+    server = Server(config, loop, routes.route, routes.refuse, routes.expire)
+    await engine.start()
+    faults = Faults()
+    logging.getLogger("slipway").addHandler(faults)
+    yield Front(engine, server, faults)
+    logging.getLogger("slipway").removeHandler(faults)
+    engine.close()
+
+
+class Memory:
+    """Growth after a start, in which caches fill."""
+
+    def __init__(self, inputs: int) -> None:
+        self._settled_after = max(inputs // 4, 1)
+        self._seen = 0
+        self._settled = 0
+
+    def count(self) -> None:
+        self._seen += 1
+        if self._seen == self._settled_after:
+            self._settled = self._now()
+
+    def grown(self) -> int:
+        return self._now() - self._settled
+
+    @staticmethod
+    def _now() -> int:
+        gc.collect()
+        return int(psutil.Process().memory_info().rss)
