@@ -9,8 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,7 +24,7 @@ from slipway.local.logs import last_lines, rotate
 from slipway.local.model_server import ModelServer
 from slipway.local.ports import choose, is_free
 from slipway.local.process import Process
-from slipway.local.servers import NotReady, ObjectStore, OnlineStore, Server
+from slipway.local.servers import NotReady, ObjectStore, OnlineStore, Refused, Server
 from slipway.local.status import PlatformStatus, ServerStatus, TrackingStatus, size_on_disk
 from slipway.settings import Settings
 
@@ -34,6 +33,9 @@ Tell = Callable[[str], None]
 START_PATIENCE = 60.0
 """Seconds for a server to get healthy. The second start takes one; replaying a large log takes longer."""
 DATA_PATIENCE = 15.0
+"""Seconds for what is stored to be readable after that."""
+HUNG_GRACE = 4.0
+"""Seconds for a server that does not answer to end by itself."""
 LOCK_PATIENCE = 90.0
 _STEP = 0.02
 _LEAST_SPACE = 256 * 2**20
@@ -83,14 +85,14 @@ class Platform:
                 )
             run = _Up(self._secrets(tell), self._ports(tell))
             try:
-                for server in self._wanted():
-                    if not self._healthy(server, run):
-                        self._start(server, run, tell)
-                for server in run.started:
-                    self._await(server, run, tell)
+                self._start_those_not_healthy((self.store, self.online), run, tell)
                 if self.store in run.started:
                     self._await_data(run, tell)
-                self._publish(run)
+                if self._publish(run):
+                    # The runtime reads the addresses when it starts, and these are new.
+                    self._stop(self.serving)
+                if self.serving.wanted(self.home):
+                    self._start_those_not_healthy((self.serving,), run, tell)
             except BaseException:
                 # Also when interrupted: what this up began and did not finish must not stay.
                 for server in run.started:
@@ -199,17 +201,28 @@ class Platform:
         found = process.read_record(self.home.record(server.name))
         return found if found is not None and found.alive() else None
 
+    def _start_those_not_healthy(self, servers: Sequence[Server], run: _Up, tell: Tell) -> None:
+        ill = [server for server in servers if not self._healthy(server, run)]
+        for server in ill:
+            self._start(server, run, tell)
+        for server in ill:
+            self._await(server, run, tell)
+
     def _healthy(self, server: Server, run: _Up) -> bool:
         if self._running(server) is None or any(name not in run.ports for name in server.ports):
             return False
         # A server may be busy: one slow answer is no reason to end it.
         deadline = time.monotonic() + 5.0
         while True:
-            with suppress(NotReady):
+            try:
                 self._ready(server, run)
-                return True
-            if time.monotonic() > deadline or self._running(server) is None:
+            except Refused:
                 return False
+            except NotReady:
+                if time.monotonic() > deadline or self._running(server) is None:
+                    return False
+            else:
+                return True
             time.sleep(0.1)
 
     def _start(self, server: Server, run: _Up, tell: Tell) -> None:
@@ -221,7 +234,7 @@ class Platform:
             tell(f"{server.name} ran but did not answer: it is started again")
         elif record.exists():
             tell(f"{server.name} had ended without a `slipway down`: it is started again")
-        self._stop(server)
+        self._stop(server, grace=HUNG_GRACE)
         self._free(server, data, tell)
         others = [port for name, port in run.ports.items() if name not in server.ports]
         chosen = choose(self.home.path, server.ports, run.ports, avoid=others)
@@ -294,8 +307,8 @@ class Platform:
                     return tell(f"{problem}: what is stored may be damaged; the log of s3 says more")
             time.sleep(_STEP)
 
-    def _publish(self, run: _Up) -> None:
-        """Write down for slipway.settings how to reach what runs."""
+    def _publish(self, run: _Up) -> bool:
+        """Write down for slipway.settings how to reach what runs; True when that is news."""
         online = self.online.endpoint(run.ports).replace("://", f"://:{run.secrets.password}@")
         document = {
             "s3": {
@@ -305,15 +318,18 @@ class Platform:
             },
             "online": {"url": online},
         }
+        if read_json(self.home.connection, dict) == document:
+            return False
         write_json(self.home.connection, document)
+        return True
 
-    def _stop(self, server: Server) -> bool:
+    def _stop(self, server: Server, *, grace: float | None = None) -> bool:
         """Stop one server if it is surely ours; True when it ran."""
         record = self.home.record(server.name)
         found = process.read_record(record)
         ran = found is not None and found.alive()
         if found is not None:
-            process.stop(found, grace=server.stop_grace)
+            process.stop(found, grace=server.stop_grace if grace is None else grace)
         if ran:
             # A process of many threads counts as ended before the last of them lets go of its files.
             process.released(self.home.data(server.name), patience=5.0)

@@ -22,6 +22,10 @@ class NotReady(Exception):
     """The server does not answer as it should, or not yet; says how."""
 
 
+class Refused(NotReady):
+    """It answers, and not to these credentials: waiting changes nothing."""
+
+
 class Server(ABC):
     """What the platform knows of one server."""
 
@@ -126,6 +130,7 @@ class ObjectStore(Server):
             "filer.localSocket": "filer.sock",
             "disableHttp": "true",  # of master and filer: S3 is the only door
             "webdav": "false",
+            "volume.preStopSeconds": 0,
             "admin.ui": "false",
             "master.telemetry": "false",
             **{f"{part}.port": ports[part] for part in ("s3", "filer", "master", "volume", "admin")},
@@ -195,7 +200,7 @@ class ObjectStore(Server):
         unsigned: Mapping[str, str] | None = None,
     ) -> probe.S3Answer:
         try:
-            return probe.s3_request(
+            answer = probe.s3_request(
                 ports["s3"],
                 secrets.access_key,
                 secrets.secret_key,
@@ -208,6 +213,9 @@ class ObjectStore(Server):
             )
         except (OSError, probe.ProtocolError) as error:
             raise NotReady(f"S3 does not answer: {error}") from error
+        if answer.status == 403:
+            raise Refused("S3 refuses the credentials")
+        return answer
 
 
 def _weed_version(header: str) -> str:
@@ -258,7 +266,8 @@ class OnlineStore(Server):
         except (OSError, ValueError) as error:
             raise NotReady(f"Valkey does not answer: {error}") from error
         if login != "+OK" or pong != "+PONG":
-            raise NotReady(f"Valkey answers {login} to the password and {pong} to PING")
+            kind = Refused if login.startswith("-WRONGPASS") else NotReady
+            raise kind(f"Valkey answers {login} to the password and {pong} to PING")
         fields = dict(line.split(":", 1) for line in info.splitlines() if ":" in line)
         return fields.get("valkey_version", "unknown")
 
