@@ -108,9 +108,9 @@ def valkey_cluster(folder: Path, nodes: int = 3) -> Iterator[list[ValkeyServer]]
             clients[0].execute_command("CLUSTER", "MEET", "127.0.0.1", server.port, bus_port)
         deadline = time.monotonic() + 20
         while time.monotonic() < deadline:
-            states = [str(client.execute_command("CLUSTER", "INFO")) for client in clients]
-            known = [len(client.execute_command("CLUSTER", "NODES")) for client in clients]
-            if all("cluster_state': 'ok'" in state for state in states) and min(known) == nodes:
+            states = [client.execute_command("CLUSTER", "INFO") for client in clients]
+            known = [client.execute_command("CLUSTER", "NODES").count(b"\n") for client in clients]
+            if all(b"cluster_state:ok" in state for state in states) and min(known) == nodes:
                 break
             time.sleep(0.05)
         else:
