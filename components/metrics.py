@@ -58,6 +58,11 @@ class Scored:
         positives = np.cumsum(ones * count)[self.ends]
         return positives, np.cumsum(count)[self.ends] - positives
 
+    def ranking(self, weights: Floats | None = None) -> float:
+        """ROC AUC alone; NaN where there is one class only."""
+        true, false = self.curve(weights)
+        return roc_auc(true, false) if len(true) and true[-1] > 0 and false[-1] > 0 else float("nan")
+
     def metrics(self, weights: Floats | None = None) -> dict[str, float]:
         """NaN for what one class alone cannot tell."""
         true, false = self.curve(weights)

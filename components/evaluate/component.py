@@ -193,10 +193,8 @@ def _random_split(project: Project, candidate: Candidate, frame: pl.DataFrame) -
     config = msgspec.structs.replace(record.model, rounds=max(record.rounds, 1))
     native = fit(config, record.plan, take(tensors, learned), label[learned])
     scored = Scored(label[judged], native.probability(take(tensors, judged)))
-    draws = [
-        scored.metrics(weights)["roc_auc"] for weights in resamples(len(scored), RESAMPLES, record.split.seed)
-    ]
-    found = interval(scored.metrics()["roc_auc"], draws)
+    draws = [scored.ranking(weights) for weights in resamples(len(scored), RESAMPLES, record.split.seed)]
+    found = interval(scored.ranking(), draws)
     return SplitScore("at random", False, len(learned), len(judged), found)
 
 

@@ -19,7 +19,6 @@ from components.metrics import (
     cost_at,
     interval,
     resamples,
-    roc_auc,
 )
 from slipway.project import Project, Slice
 
@@ -168,10 +167,7 @@ def _slices(
             values = part.metrics()
             judged = min(part.positives, len(part) - part.positives) >= SMALLEST_SLICE
             times = SLICE_RESAMPLES if judged else 0
-            draws = [
-                roc_auc(*part.curve(weights)) if _both(part, weights) else float("nan")
-                for weights in resamples(len(part), times, seed)
-            ]
+            draws = [part.ranking(weights) for weights in resamples(len(part), times, seed)]
             champion = None
             if other is not None:
                 champion = Scored(other.label[inside], other.probability[inside]).metrics()["roc_auc"]
@@ -200,11 +196,6 @@ def _slices(
 def _ladder(item: Slice) -> pl.DataFrame:
     edges = [item.bins[0] - 1, *item.bins]
     return pl.DataFrame({item.column: [float(edge) for edge in edges]})
-
-
-def _both(part: Scored, weights: NDArray[np.float64]) -> bool:
-    positives = float(part.label @ weights)
-    return 0 < positives < float(weights.sum())
 
 
 def _thin(count: int) -> NDArray[Any]:
