@@ -105,7 +105,10 @@ class Project(_Part, frozen=True, kw_only=True):
     feature_service: str
     """Feast's name of the features that the model eats."""
     rows: str
-    """Where the labelled rows lie as Parquet, below the bucket: `flights/labels`."""
+    """Where the labelled rows lie as Parquet, below the bucket: a folder, or `dataset/table`."""
+    prepare: str = ""
+    """`module:function` that makes the labelled rows of what lies there: it takes the table and the window's
+    two ends, and answers the rows and a count of those left out, by reason. Empty: they lie there ready."""
     key: tuple[str, ...]
     """Columns that name a row; they make the order of rows the same every time."""
     entities: tuple[str, ...]
