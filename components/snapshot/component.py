@@ -63,9 +63,8 @@ def take_snapshot(
     if objects.head(prefix + MANIFEST_FILE) is not None:
         return result_of(prefix, read_manifest(objects, prefix), created=False)
 
-    rows, left_out = labelled_rows(
-        objects, project, label_files, start, end, where=settings.uri(project.rows)
-    )
+    place = settings.uri(project.rows)
+    rows, left_out = labelled_rows(objects, project, label_files, start, end, where=place)
     if rows.is_empty():
         empty = answer(
             "data",
