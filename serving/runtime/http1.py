@@ -141,17 +141,18 @@ def parse_head(raw: bytes) -> Head:
                 )
             value = head.headers[name] + b", " + value
         head.headers[name] = value
-    _read_framing(head, parser.should_keep_alive())
+    _read_framing(head)
     return head
 
 
-def _read_framing(head: Head, keep_alive: bool) -> None:
+def _read_framing(head: Head) -> None:
     headers = head.headers
     if head.version not in ("1.1", "1.0"):
         raise NotSupported(f"HTTP/{head.version} on this port", fix="speak HTTP/1.1")
     if head.version == "1.1" and b"host" not in headers:
         raise InvalidRequest("a request of HTTP/1.1 needs a Host header", where="the request head")
-    head.keep_alive = keep_alive
+    options = [option.strip() for option in headers.get(b"connection", b"").lower().split(b",")]
+    head.keep_alive = b"close" not in options and (head.version == "1.1" or b"keep-alive" in options)
     coding = headers.get(b"transfer-encoding")
     length = headers.get(b"content-length")
     if coding is not None:
