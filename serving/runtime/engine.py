@@ -178,7 +178,7 @@ class Engine:
         while True:
             await asyncio.sleep(self.config.poll_seconds)
             try:
-                await self.repository.refresh()
+                await self.repository.follow()
             except SlipwayError as error:
                 log.warning("cannot look for new models: %s", error)
 

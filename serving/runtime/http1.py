@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import httptools
 import msgspec
 
+from serving.runtime.lane import INLINE_SECONDS
 from serving.runtime.tracing import Trace, parse_traceparent
 from slipway.errors import InvalidRequest, PayloadTooLarge, ServingError
 
@@ -377,8 +378,17 @@ class Connection(asyncio.Protocol):
         self._resume()
 
     def eof_received(self) -> bool:
-        """Half-closed: answer what came, then close."""
-        if not self.pending:
+        """Gone, or half-closed by a client that still reads: nobody can tell the two apart.
+
+        What is answered within this tick is answered. Who lets a slow model work for him has to stay.
+        """
+        slow = [
+            exchange.request
+            for exchange in self.pending
+            if exchange.request is not None
+            and exchange.request.model.behaviour.predict(exchange.request.rows) > INLINE_SECONDS
+        ]
+        if slow or not self.pending:
             return False
         self.closing, self.fresh = True, False
         self.pending[-1].head = _closing(self.pending[-1].head)

@@ -56,6 +56,7 @@ class ModelStatistics:
     """Of one version of one model; it outlives the loaded model, so that counters never go back."""
 
     def __init__(self) -> None:
+        self.loads = 0
         self.requests = 0
         self.rows = 0
         self.runs = 0
@@ -107,6 +108,7 @@ class Metrics:
         found = self.models.get(key)
         if found is None:
             found = self.models[key] = ModelStatistics()
+        found.loads += 1
         model.extras["statistics"] = found
 
     def _count(self, model: Model, requests: list[InferRequest], batch: Batch) -> None:
@@ -157,6 +159,7 @@ class Metrics:
         for _, found in labelled:
             found.fold()
         for name, help, attribute in (
+            ("slipway_model_loads_total", "times that it was loaded", "loads"),
             ("slipway_requests_total", "requests that were answered", "requests"),
             ("slipway_rows_total", "rows that were predicted", "rows"),
             ("slipway_runs_total", "calls of ONNX Runtime", "runs"),

@@ -47,8 +47,8 @@ class Entry:
     state: State = "UNLOADED"
     reason: str = "not loaded yet"
     model: Model | None = None
-    on_demand: bool = True
-    """A request may load it. Not so after an explicit unload."""
+    proven: bool = False
+    """It has been loaded before: it may be the default even while it is not in memory."""
     loading: asyncio.Future[Model] | None = field(default=None, repr=False)
 
 
@@ -97,9 +97,13 @@ class Repository:
 
     @staticmethod
     def _default(versions: dict[str, Entry]) -> Entry:
-        """The newest version that is not known to be unusable; else the newest."""
-        usable = [entry for entry in versions.values() if entry.state != "UNAVAILABLE"]
-        return max(usable or versions.values(), key=lambda entry: entry.place.order)
+        """The newest that has been loaded; while there is none, the newest that may be.
+
+        So a version that has just appeared takes over when it can answer, not before.
+        """
+        usable = [entry for entry in versions.values() if entry.state != "UNAVAILABLE" or entry.model]
+        proven = [entry for entry in usable if entry.proven]
+        return max(proven or usable or versions.values(), key=lambda entry: entry.place.order)
 
     async def acquire(self, name: str, version: str = "") -> Model:
         """The model, loaded now if need be."""
@@ -109,7 +113,7 @@ class Repository:
         entry = self.entry(name, version)
         if entry.model is not None:
             return entry.model
-        if not entry.on_demand:
+        if entry.state == "UNAVAILABLE":
             raise ModelNotReady(entry.reason, where=f"model {name}", fix="load it through the repository API")
         return await self._load_entry(entry)
 
@@ -131,13 +135,20 @@ class Repository:
     # -- loading -----------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        await self.refresh()
-        if self.config.load == "all":
-            for name in list(self.entries):
-                for entry in list(self.entries[name].values()):
-                    if entry.model is None:
-                        await self._try(entry)
+        await self.follow()
         self.startup_settled = True
+
+    async def follow(self) -> None:
+        """Look again, and load what has appeared: all of it, or where requests come on demand, new versions
+        of what is served already.
+        """
+        await self.refresh()
+        for versions in list(self.entries.values()):
+            served = any(entry.proven for entry in versions.values())
+            for entry in list(versions.values()):
+                fresh = entry.state == "UNLOADED" and not entry.proven
+                if fresh and (served or self.config.load == "all"):
+                    await self._try(entry)
 
     async def _try(self, entry: Entry) -> None:
         try:
@@ -160,8 +171,9 @@ class Repository:
                 entry.place = place
                 if entry.model is not None:
                     await self._reload(entry)
-                elif entry.state == "UNAVAILABLE" and entry.on_demand:
+                elif entry.state == "UNAVAILABLE":
                     entry.state, entry.reason = "UNLOADED", "changed since it failed to load"
+                    entry.proven = False
         for name in list(self.entries):
             for version in list(self.entries[name]):
                 if (name, version) not in seen:
@@ -192,7 +204,6 @@ class Repository:
         self.entry(name)
         failures = []
         for entry in list(self.entries[name].values()):
-            entry.on_demand = True
             if entry.model is not None:
                 continue
             try:
@@ -206,7 +217,6 @@ class Repository:
         self.entry(name)
         for entry in self.entries[name].values():
             entry.model = None
-            entry.on_demand = False
             entry.state, entry.reason = "UNAVAILABLE", "unloaded through the repository API"
         self._index_serving(name)
 
@@ -221,18 +231,15 @@ class Repository:
         if not again:
             entry.state, entry.reason = "LOADING", "being loaded"
         try:
-            self._make_room(sum(file.size for file in entry.place.files), entry, evict=evict)
+            self._make_room(memory_of(entry.place), entry, evict=evict)
             model = await loop.run_in_executor(self.executor, self._build, entry.place)
-            self._make_room(model.memory, entry, evict=evict)
             self.adopt(model)
         except BaseException as error:
             kind = (
                 error if isinstance(error, SlipwayError) else ModelNotReady(f"loading it failed: {error!r}")
             )
-            if not isinstance(error, Overloaded):
-                entry.state, entry.on_demand = "UNAVAILABLE", False
-            else:
-                entry.state = "UNLOADED"
+            # Want of memory passes; all else stays until the content changes or somebody asks for a load.
+            entry.state = "UNLOADED" if isinstance(error, Overloaded) else "UNAVAILABLE"
             entry.reason = kind.what
             failure = ModelNotReady(kind.what, where=kind.where or f"model {entry.place.name}", fix=kind.fix)
             entry.loading.set_exception(failure)
@@ -242,6 +249,7 @@ class Repository:
                 raise failure from error
             raise
         entry.model = model
+        entry.proven = True
         entry.state, entry.reason = "READY", model.behaviour.reason
         self._index_serving(entry.place.name)
         entry.loading.set_result(model)
@@ -297,7 +305,6 @@ class Repository:
             threads=self.config.intra_op_threads,
             digest=digest,
         )
-        model.memory = max(len(raw), 1)
         if contract_text is not None:
             model.contract = check_agreement(contract_text, model.metadata, where=where)
             check_graph(model, model.contract, where)
@@ -312,6 +319,7 @@ class Repository:
             model.extras["baseline"] = parse_baseline(text, where=f"{where}/{BASELINE_FILE}")
         warm_up(model, max_rows=self.config.max_batch_rows, batching=self.config.batching)
         model.last_used = monotonic()
+        model.memory = memory_of(place)
         return model
 
     def _digest(self, place: Place, raw: bytes, contract: bytes | None, where: str) -> str:
@@ -336,6 +344,15 @@ class Repository:
 
 
 _KNOWN = {CONTRACT_FILE, BASELINE_FILE}
+
+
+def memory_of(place: Place) -> int:
+    """What a loaded version is taken to need: its files once more than they are long.
+
+    ONNX Runtime keeps the weights and, for matrix kernels, a packed copy of them. Resident memory would tell
+    more, but not which of two models that load at once it belongs to.
+    """
+    return 2 * sum(file.size for file in place.files)
 
 
 def check_graph(model: Model, contract: ModelContract, where: str) -> None:

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import os
 import signal
+import socket
 import struct
 import sys
 import time
@@ -45,7 +46,10 @@ class Siblings:
     async def open(self, engine: Engine) -> None:
         self._engine = engine
         engine.siblings = self
-        self._server = await asyncio.start_unix_server(self._answer, self._address(self.number))
+        # Bound and connected here: uvloop hands paths to C, where a leading NUL ends them.
+        server = socket.socket(socket.AF_UNIX)
+        server.bind(self._address(self.number))
+        self._server = await asyncio.start_unix_server(self._answer, sock=server)
 
     def close(self) -> None:
         if self._server is not None:
@@ -55,7 +59,7 @@ class Siblings:
         """Only processes of the same user get an answer: an abstract socket has no file permissions."""
         try:
             peer = writer.get_extra_info("socket")
-            credentials = peer.getsockopt(1, 17, 12)  # SOL_SOCKET, SO_PEERCRED: pid, uid, gid
+            credentials = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
             if struct.unpack("3i", credentials)[1] != os.getuid():
                 return
             verb, name = msgspec.json.decode(await reader.readline(), type=tuple[str, str])
@@ -79,7 +83,10 @@ class Siblings:
     async def _ask(self, number: int, verb: str, name: str, seconds: float) -> bytes | None:
         try:
             async with asyncio.timeout(seconds):
-                reader, writer = await asyncio.open_unix_connection(self._address(number))
+                client = socket.socket(socket.AF_UNIX)
+                client.connect(self._address(number))
+                client.setblocking(False)
+                reader, writer = await asyncio.open_unix_connection(sock=client)
                 writer.write(msgspec.json.encode((verb, name)) + b"\n")
                 answer = await reader.read()
                 writer.close()

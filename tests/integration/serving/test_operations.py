@@ -1,0 +1,341 @@
+"""Metrics, drift, capture, traces, access, workers, queues, deadlines, and the end of a server."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import polars
+import pytest
+
+from tests.support.contracts import contract, publish
+from tests.support.models import write_model, write_repository
+from tests.support.server import Running, running_server
+
+TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+
+def row(*values: float) -> dict[str, Any]:
+    return {"inputs": [{"name": "features", "datatype": "FP32", "shape": [1, 3], "data": list(values)}]}
+
+
+def slow_row() -> dict[str, Any]:
+    data = np.zeros(1024).tolist()
+    return {"inputs": [{"name": "X", "datatype": "FP32", "shape": [1, 1024], "data": data}]}
+
+
+def metric(url: str, name: str, **labels: str) -> float:
+    found = 0.0
+    for line in httpx.get(f"{url}/metrics", timeout=10).text.splitlines():
+        key, _, value = line.rpartition(" ")
+        if key.partition("{")[0] == name and all(
+            f'{label}="{text}"' in key for label, text in labels.items()
+        ):
+            found += float(value)
+    return found
+
+
+class Collector:
+    """A real OTLP endpoint: keeps what is posted."""
+
+    def __init__(self) -> None:
+        spans: list[dict[str, Any]] = []
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+                for resource in body["resourceSpans"]:
+                    for scope in resource["scopeSpans"]:
+                        spans.extend(scope["spans"])
+                self.send_response(200)
+                self.end_headers()
+
+            def log_message(self, *arguments: object) -> None: ...
+
+        self.spans = spans
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.thread = threading.Thread(target=self.server.serve_forever)
+        self.thread.start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server.server_port}"
+
+    def close(self) -> None:
+        self.server.shutdown()
+        self.thread.join()
+        self.server.server_close()
+
+
+@pytest.fixture(scope="module")
+def collector() -> Iterator[Collector]:
+    collector = Collector()
+    yield collector
+    collector.close()
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("operations")
+
+
+@pytest.fixture(scope="module")
+def server(root: Path, collector: Collector) -> Iterator[Running]:
+    models = write_repository(root / "models", ["perceptron", "lookup"])
+    publish(models / "delays", contract(), version="1")
+    options = ("--capture-uri", str(root / "kept"), "--capture-rate", "1", "--capture-seconds", "0.3")
+    environment = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "OTEL_SERVICE_NAME": "delays"}
+    with running_server(
+        models, root / "run", *options, "--max-queue", "8", environment=environment
+    ) as running:
+        yield running
+
+
+def infer(server: Running, body: dict[str, Any], model: str = "delays", **headers: str) -> httpx.Response:
+    return httpx.post(f"{server.url}/v2/models/{model}/infer", json=body, headers=headers, timeout=20)
+
+
+def test_requests_errors_and_stages_are_counted(server: Running) -> None:
+    before = metric(server.url, "slipway_requests_total", model="delays")
+    for _ in range(5):
+        infer(server, row(1, 2, 3)).raise_for_status()
+    assert infer(server, row(1, 2)).status_code == 400
+    assert infer(server, row(1, 2, 3), "made-up-name").status_code == 404
+    assert metric(server.url, "slipway_requests_total", model="delays") == before + 5
+    assert metric(server.url, "slipway_request_errors_total", model="delays", kind="InvalidRequest") == 1
+    # Callers choose this name, so it must not become a label of its own.
+    assert metric(server.url, "slipway_request_errors_total", model="", kind="ModelNotFound") == 1
+    for stage in ("decode", "queue", "run", "encode"):
+        assert metric(server.url, "slipway_stage_seconds_count", model="delays", stage=stage) >= 1
+    assert metric(server.url, "slipway_request_seconds_count", model="delays") == before + 5
+
+
+def test_served_values_are_counted_into_the_baseline(server: Running) -> None:
+    before = httpx.get(f"{server.url}/v2/models/delays/drift").json()
+    for value in (-5.0, 0.0, 9.9, 10.0, float("nan")):
+        body = row(value, 1.0, 1.0)
+        if value != value:
+            body["inputs"][0]["data"][0] = None
+        infer(server, body).raise_for_status()
+    after = httpx.get(f"{server.url}/v2/models/delays/drift").json()
+    counted = np.array(after["features"]["delay_1h"]) - np.array(before["features"]["delay_1h"])
+    assert counted.tolist() == [1, 2, 1, 1]
+    assert after["rows"] - before["rows"] == 5
+    drift = metric(server.url, "slipway_drift_values_total", model="delays", feature="delay_1h", bin="1")
+    assert drift == after["features"]["delay_1h"][1]
+
+
+def test_predictions_are_kept_as_parquet(server: Running, root: Path) -> None:
+    infer(server, row(7, 8, 9), **{"x-request-id": "kept-1", "traceparent": TRACE}).raise_for_status()
+    until = time.monotonic() + 10
+    while time.monotonic() < until:
+        files = list((root / "kept" / "model=delays" / "version=1").rglob("*.parquet"))
+        table = polars.concat([polars.read_parquet(file) for file in files]) if files else polars.DataFrame()
+        if len(table) and "kept-1" in table["request_id"].to_list():
+            break
+        time.sleep(0.1)
+    (found,) = table.filter(polars.col("request_id") == "kept-1").to_dicts()
+    assert (found["delay_1h"], found["delay_24h"], found["distance"], found["score"]) == (
+        7.0,
+        8.0,
+        9.0,
+        987.0,
+    )
+    assert found["trace_id"] == TRACE[3:35]
+    assert abs(found["timestamp"].timestamp() - time.time()) < 60
+
+
+def test_a_trace_is_taken_up_passed_on_and_exported(server: Running, collector: Collector) -> None:
+    answer = infer(server, row(1, 2, 3), traceparent=TRACE, **{"x-request-id": "traced-1"})
+    ours = answer.headers["traceparent"]
+    assert ours[:36] == TRACE[:36]
+    assert ours[36:52] != TRACE[36:52]
+    assert answer.headers["x-request-id"] == "traced-1"
+    until = time.monotonic() + 10
+    spans: list[dict[str, Any]] = []
+    while not spans and time.monotonic() < until:
+        time.sleep(0.05)
+        spans = [span for span in collector.spans if span["spanId"] == ours[36:52]]
+    assert (spans[0]["traceId"], spans[0]["parentSpanId"]) == (TRACE[3:35], TRACE[36:52])
+    assert {"key": "slipway.model", "value": {"stringValue": "delays"}} in spans[0]["attributes"]
+    assert 0 < int(spans[0]["endTimeUnixNano"]) - int(spans[0]["startTimeUnixNano"]) < 5e9
+
+
+def test_every_answer_has_a_request_id(server: Running) -> None:
+    identities = [infer(server, row(1, 2, 3)).headers["x-request-id"] for _ in range(3)]
+    assert len(set(identities)) == 3
+    assert infer(server, row(1, 2), **{"x-request-id": "mine"}).headers["x-request-id"] == "mine"
+
+
+def test_a_full_queue_says_when_to_come_back(server: Running) -> None:
+    """More requests at once than may run and wait: some are turned away, none is lost or answered wrongly."""
+    statuses: list[tuple[int, str | None]] = []
+    gate = threading.Barrier(60)
+
+    def ask() -> None:
+        with httpx.Client() as client:
+            client.get(f"{server.url}/v2/health/live")
+            gate.wait()
+            for _ in range(3):
+                body = slow_row()
+                body["inputs"][0]["shape"] = [20, 1024]
+                body["inputs"][0]["data"] *= 20
+                answer = client.post(f"{server.url}/v2/models/perceptron/infer", json=body, timeout=60)
+                statuses.append((answer.status_code, answer.headers.get("retry-after")))
+
+    threads = [threading.Thread(target=ask) for _ in range(60)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(statuses) == 180
+    assert {status for status, _ in statuses} == {200, 503}
+    assert all(after is not None and int(after) >= 1 for status, after in statuses if status == 503)
+    assert infer(server, slow_row(), "perceptron").status_code == 200
+
+
+def test_a_deadline_is_kept(server: Running) -> None:
+    body = slow_row()
+    body["inputs"][0] |= {"shape": [300, 1024], "data": body["inputs"][0]["data"] * 300}
+    body["parameters"] = {"timeout": 20_000}
+    began = time.monotonic()
+    answer = infer(server, body, "perceptron")
+    assert (answer.status_code, time.monotonic() - began < 10) == (504, True)
+    assert "deadline" in answer.json()["error"] or "no answer within" in answer.json()["error"]
+    body["parameters"] = {"timeout": "soon"}
+    assert infer(server, body, "perceptron").status_code == 400
+
+
+def test_work_for_a_client_that_has_gone_is_dropped(server: Running) -> None:
+    rows = 400
+    tensor = {
+        "name": "X",
+        "datatype": "FP32",
+        "shape": [rows, 1024],
+        "parameters": {"binary_data_size": 4096 * rows},
+    }
+    head = json.dumps({"inputs": [tensor]}).encode()
+    raw = head + bytes(4096 * rows)
+    request = (
+        b"POST /v2/models/perceptron/infer HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n"
+        b"Inference-Header-Content-Length: %d\r\n\r\n" % (len(raw), len(head))
+    )
+    before = metric(server.url, "slipway_runs_total", model="perceptron")
+    for _ in range(8):
+        with socket.create_connection(("127.0.0.1", server.http)) as client:
+            client.sendall(request + raw)
+    until = time.monotonic() + 20
+    while metric(server.url, "slipway_queue_depth", model="perceptron") and time.monotonic() < until:
+        time.sleep(0.05)
+    assert metric(server.url, "slipway_runs_total", model="perceptron") - before < 8
+
+
+def test_a_bad_request_fails_alone(server: Running) -> None:
+    """Key 5000 makes the whole run fail; those that shared it must not notice."""
+    results: dict[int, int] = {}
+
+    def ask(key: int) -> None:
+        body = {"inputs": [{"name": "key", "datatype": "INT64", "shape": [1], "data": [key]}]}
+        results[key] = infer(server, body, "lookup").status_code
+
+    threads = [threading.Thread(target=ask, args=(key,)) for key in [*range(30), *range(5000, 5005)]]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert {key for key, status in results.items() if status == 200} == set(range(30))
+
+
+def test_sigterm_answers_everything_that_was_asked(tmp_path: Path) -> None:
+    write_model(tmp_path / "models" / "perceptron", "perceptron")
+    with running_server(tmp_path / "models", tmp_path / "run") as server:
+        raw = json.dumps(slow_row()).encode()
+        request = b"POST /v2/models/perceptron/infer HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % len(
+            raw
+        )
+        clients = [socket.create_connection(("127.0.0.1", server.http), 10) for _ in range(20)]
+        for client in clients:
+            client.sendall((request + raw) * 3)
+        time.sleep(0.1)
+        server.process.send_signal(signal.SIGTERM)
+        for client in clients:
+            received = b""
+            while piece := client.recv(65536):
+                received += piece
+            assert received.count(b"HTTP/1.1 200 OK") == 3, received[:300]
+            client.close()
+        assert server.process.wait(10) == 0
+
+
+@pytest.fixture(scope="module")
+def guarded(root: Path) -> Iterator[Running]:
+    (root / "tokens").write_text("first-token\nsecond-token\n")
+    publish(root / "guarded" / "delays", contract(), version="1")
+    with running_server(root / "guarded", root / "run2", "--token-file", str(root / "tokens")) as running:
+        yield running
+
+
+def test_a_token_is_asked_for(guarded: Running) -> None:
+    assert infer(guarded, row(1, 2, 3)).status_code == 401
+    wrong = infer(guarded, row(1, 2, 3), authorization="Bearer first-toke")
+    assert (wrong.status_code, wrong.headers["www-authenticate"]) == (401, "Bearer")
+    for token in ("first-token", "second-token"):
+        assert infer(guarded, row(1, 2, 3), authorization=f"Bearer {token}").status_code == 200
+    assert infer(guarded, row(1, 2, 3)).status_code == 401
+    assert httpx.post(f"{guarded.url}/v2/repository/models/delays/unload").status_code == 401
+    for path in ("/v2/health/live", "/v2/health/ready", "/metrics"):
+        assert httpx.get(guarded.url + path).status_code == 200
+
+
+def test_workers_share_the_port_the_metrics_and_the_orders(tmp_path: Path) -> None:
+    publish(tmp_path / "models" / "delays", contract(), version="1")
+    with running_server(tmp_path / "models", tmp_path / "run", "--workers", "2") as server:
+        time.sleep(0.5)
+        for _ in range(40):
+            infer(server, row(1, 2, 3)).raise_for_status()
+        assert metric(server.url, "slipway_requests_total", model="delays") == 40
+        assert metric(server.url, "slipway_model_ready", model="delays") == 1
+        assert metric(server.url, "slipway_model_loads_total", model="delays") == 2
+        httpx.post(f"{server.url}/v2/repository/models/delays/unload").raise_for_status()
+        assert {infer(server, row(1, 2, 3)).status_code for _ in range(20)} == {503}
+        httpx.post(f"{server.url}/v2/repository/models/delays/load").raise_for_status()
+        assert {infer(server, row(1, 2, 3)).status_code for _ in range(20)} == {200}
+        children = [
+            int(pid)
+            for pid in Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children")
+            .read_text()
+            .split()
+        ]
+        assert len(children) == 2
+        os.kill(children[0], signal.SIGKILL)
+        until = time.monotonic() + 15
+        while (
+            metric(server.url, "slipway_model_loads_total", model="delays") < 2 and time.monotonic() < until
+        ):
+            time.sleep(0.1)
+        assert infer(server, row(1, 2, 3)).status_code == 200
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(15) == 0
+
+
+def test_a_port_that_is_taken_and_a_folder_that_is_not_there(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as holder:
+        for options, told in (
+            (("--http-port", str(holder.getsockname()[1])), "cannot listen on"),
+            (("--model-dir", str(tmp_path / "nowhere")), "there is no such folder"),
+        ):
+            with (
+                pytest.raises(RuntimeError, match=told),
+                running_server(tmp_path, tmp_path / "run", *options),
+            ):
+                pass
