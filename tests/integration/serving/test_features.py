@@ -1,0 +1,140 @@
+"""Requests that bring entities: features from a real Valkey, defaults, freshness, and a store that dies."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import redis
+
+from slipway.features.keys import KeyMaker
+from slipway.features.packing import Packing
+from tests.support.contracts import contract, publish
+from tests.support.server import Running, running_server
+from tests.valkey import ValkeyServer
+
+AGE = 90.0
+
+
+def write(store: ValkeyServer, carrier: str, delay_1h: float, delay_24h: float) -> None:
+    """As materialization does."""
+    service = contract().feature_service
+    assert service is not None
+    (view,) = service.views
+    packing = Packing([(field.name, field.dtype) for field in view.fields], view.key_types, where=view.name)
+    event = np.array([int((time.time() - AGE) * 1e6)])
+    columns: dict[str, Any] = {
+        "delay_1h": (np.array([delay_1h], np.float32), None),
+        "delay_24h": (np.array([delay_24h], np.float32), None),
+    }
+    (blob,) = packing.pack(columns, event, event)
+    (key,) = KeyMaker(service.project, view.name, view.join_keys, view.key_types).make(
+        {"carrier": [carrier]}, 1
+    )
+    assert key is not None
+    with redis.Redis(port=store.port) as client:
+        client.set(key, blob)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyServer]:
+    with ValkeyServer(tmp_path_factory.mktemp("valkey")) as running:
+        write(running, "UA", 4.0, 5.0)
+        write(running, "DL", 6.0, 7.0)
+        yield running
+
+
+@pytest.fixture(scope="module")
+def server(store: ValkeyServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    root = tmp_path_factory.mktemp("features")
+    publish(root / "models" / "lenient", contract("lenient"), version="1")
+    publish(root / "models" / "strict", contract("strict", store="fail"), version="1")
+    environment = {"SLIPWAY_ONLINE_URL": store.url, "SLIPWAY_ONLINE_TIMEOUT": "0.2"}
+    with running_server(root / "models", root / "run", environment=environment) as running:
+        yield running
+
+
+def columns(carriers: list[str], distances: list[float]) -> dict[str, Any]:
+    rows = len(carriers)
+    return {
+        "inputs": [
+            {"name": "carrier", "datatype": "BYTES", "shape": [rows], "data": carriers},
+            {"name": "distance", "datatype": "FP32", "shape": [rows, 1], "data": distances},
+        ]
+    }
+
+
+def ask(server: Running, body: dict[str, Any], model: str = "lenient") -> httpx.Response:
+    return httpx.post(f"{server.url}/v2/models/{model}/infer", json=body, timeout=10)
+
+
+def test_entities_stand_in_for_tensors(server: Running) -> None:
+    answer = ask(server, columns(["UA", "DL"], [1.0, 2.0]))
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["outputs"][0]["data"] == [4.0 + 50.0 + 100.0, 6.0 + 70.0 + 200.0]
+    told = answer.json()["parameters"]
+    assert told["feature_defaults"] == 0
+    assert AGE - 5 < told["feature_age.carrier_delays"] < AGE + 60
+    assert told["run_id"] == "run-1"
+
+
+def test_an_unknown_entity_gets_the_contracts_defaults_and_says_so(server: Running) -> None:
+    answer = ask(server, columns(["nobody", "UA"], [1.0, 1.0]))
+    assert answer.json()["outputs"][0]["data"] == [-1.0 - 20.0 + 100.0, 154.0]
+    assert answer.json()["parameters"]["feature_defaults"] == 2
+
+
+def test_tensors_still_go_in_as_they_are(server: Running) -> None:
+    body = {"inputs": [{"name": "features", "datatype": "FP32", "shape": [1, 3], "data": [1, 2, 3]}]}
+    assert ask(server, body).json()["outputs"][0]["data"] == [321.0]
+
+
+def test_v1_takes_rows_by_name(server: Running) -> None:
+    url = f"{server.url}/v1/models/lenient:predict"
+    rows = [{"carrier": "UA", "distance": 1}, {"carrier": "DL", "distance": 2}]
+    assert httpx.post(url, json={"instances": rows}).json() == {"predictions": [154.0, 276.0]}
+    by_column = {"inputs": {"carrier": ["UA", "DL"], "distance": [1, 2]}}
+    assert httpx.post(url, json=by_column).json() == {"predictions": [154.0, 276.0]}
+    assert httpx.post(url, json={"instances": [[1.0, 2.0, 3.0]]}).json() == {"predictions": [321.0]}
+
+
+ONE, TWO = columns(["UA"], [1.0])["inputs"], columns(["UA", "DL"], [1.0, 2.0])["inputs"]
+ODD = {"name": "x", "datatype": "FP32", "shape": [1], "data": [1]}
+
+
+@pytest.mark.parametrize(
+    ("inputs", "told"),
+    [
+        (ONE[:1], "distance"),
+        ([*ONE, ODD], "'x'"),
+        ([TWO[0], ONE[1]], "length"),
+        (columns([], [])["inputs"], "no rows"),
+    ],
+)
+def test_wrong_columns_are_named(server: Running, inputs: list[dict[str, Any]], told: str) -> None:
+    answer = ask(server, {"inputs": inputs})
+    assert (answer.status_code, told in answer.json()["error"]) == (400, True), answer.text
+
+
+def test_a_store_that_does_not_answer_is_the_contracts_decision(server: Running, store: ValkeyServer) -> None:
+    store.freeze()
+    try:
+        began = time.monotonic()
+        lenient = ask(server, columns(["UA"], [1.0]))
+        strict = ask(server, columns(["UA"], [1.0]), "strict")
+        assert time.monotonic() - began < 5
+        assert lenient.json()["outputs"][0]["data"] == [-1.0 - 20.0 + 100.0]
+        assert lenient.json()["parameters"]["feature_store"] == "unavailable"
+        assert strict.status_code == 503
+        assert httpx.get(f"{server.url}/v2/health/ready").status_code == 200
+    finally:
+        store.thaw()
+    until = time.monotonic() + 10
+    while ask(server, columns(["UA"], [1.0]), "strict").status_code != 200:
+        assert time.monotonic() < until, "the store is back and the server has not noticed"
+        time.sleep(0.1)
+    assert ask(server, columns(["UA"], [1.0])).json()["outputs"][0]["data"] == [154.0]
