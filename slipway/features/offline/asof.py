@@ -106,9 +106,11 @@ class _Slots:
     def locate(self, codes: npt.NDArray[np.integer], times: Integers) -> tuple[Integers, Integers]:
         """Which of these history rows matter to anybody, and the slot of each."""
         pairs = codes.astype(np.int64) * self._stride + np.searchsorted(self._times, times)
-        places = np.searchsorted(self._pairs, pairs)
-        rows = np.flatnonzero(self._codes[places] == codes)
-        return rows, places[rows]
+        # In order, the search runs through the slots instead of jumping: sort and search cost half of it.
+        order = np.argsort(pairs)
+        places = np.searchsorted(self._pairs, pairs[order])
+        found = self._codes[places] == codes[order]
+        return order[found], places[found]
 
     def carry(self, places: Integers, rank: Integers) -> Integers:
         """For each slot, and one past the last, the index of the best candidate in it or before it; -1: none.

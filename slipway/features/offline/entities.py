@@ -70,14 +70,19 @@ def _from_pandas(rows: pd.DataFrame) -> EntityRows:
     )
     times = _pandas_times(rows[name])
     try:
-        table = pa.Table.from_pandas(rows.drop(columns=[name]), preserve_index=False)
+        # The times go in afterwards; a table without any other column would not know its length.
+        others = rows.drop(columns=[name])
+        table = pa.Table.from_pandas(others, preserve_index=False) if len(others.columns) else None
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
         raise FeatureSourceError(
             f"a column holds values of several types: {error}",
             where=WHERE,
             fix="give each column one type, for instance with astype",
         ) from error
-    table = table.add_column(rows.columns.get_loc(name), name, times.to_arrow())
+    if table is None:
+        table = pa.table({name: times.to_arrow()})
+    else:
+        table = table.add_column(rows.columns.get_loc(name), name, times.to_arrow())
     return EntityRows(table, pl.DataFrame(table), name)
 
 
