@@ -105,7 +105,7 @@ class History:
         window = time_range(schema, self.timestamp, "us", microseconds(start), microseconds(end))
         with self.source.reading():
             return (
-                self.source.scan()
+                self.source.scan(schema)
                 .filter(*window, *(pl.col(key).is_not_null() for key in self.keys))
                 .select(pl.col(column).alias(name) for column, name in self.keys.items())
                 .unique()
@@ -149,7 +149,7 @@ class History:
     def _batches(
         self, numbered: pl.DataFrame, window: list[pl.Expr], unit: Unit, schema: pl.Schema
     ) -> Iterator[pl.DataFrame]:
-        rows = self.source.scan(ROW).filter(*window)
+        rows = self.source.scan(schema, ROW).filter(*window)
         if self.keys:
             for column in self.keys:
                 values = numbered[column].unique()

@@ -57,4 +57,4 @@ def _rows(
     for name in times:
         check_time(schema, name, source)
     first, last = (None if moment is None else microseconds(moment) for moment in (start, end))
-    return source.scan().filter(*time_range(schema, times[0], "us", first, last)).select(wanted)
+    return source.scan(schema).filter(*time_range(schema, times[0], "us", first, last)).select(wanted)

@@ -16,8 +16,9 @@ from feast.data_format import ParquetFormat
 from feast.data_source import DataSource
 from feast.infra.offline_stores.file_source import FileSource
 
-from slipway.errors import FeatureSourceError, SettingsError
+from slipway.errors import FeatureSourceError, ObjectError, SettingsError
 from slipway.features.storage import storage_options
+from slipway.objects import ObjectStore
 from slipway.settings import S3, load_settings
 
 _PARQUET = (".parquet", ".pq")
@@ -46,8 +47,11 @@ class Source:
             return False
         return self.uri.endswith(_PARQUET)
 
-    def scan(self, row_number: str | None = None) -> pl.LazyFrame:
-        """All rows, lazily. `row_number` names a column with each row's place in the source."""
+    def scan(self, schema: pl.Schema | None = None, row_number: str | None = None) -> pl.LazyFrame:
+        """All rows, lazily. `row_number` names a column with each row's place in the source.
+
+        With the schema that `schema` found, Polars need not read the footer of each file beforehand.
+        """
         if self.is_file() or _PATTERN.search(self.uri):
             pattern, single = self.uri, self.is_file() and not _PATTERN.search(self.uri)
         else:
@@ -56,6 +60,7 @@ class Source:
             pattern,
             glob=not single,
             hive_partitioning=not single,
+            schema=schema,
             row_index_name=row_number,
             storage_options=None if self.s3 is None else storage_options(self.s3),
             cast_options=_CASTS,
@@ -64,9 +69,28 @@ class Source:
         )
 
     def schema(self) -> pl.Schema:
-        """Column types, from the footer of the first file."""
+        """Column types, from the footer of the first file and the names of the folders."""
         with self.reading():
-            return self.scan().collect_schema()
+            first = self._first_file()
+            if first is None:
+                return self.scan().collect_schema()
+            options = None if self.s3 is None else storage_options(self.s3)
+            inside = pl.scan_parquet(
+                first, glob=False, hive_partitioning=False, storage_options=options
+            ).collect_schema()
+            return self.scan(inside).collect_schema()
+
+    def _first_file(self) -> str | None:
+        """Of a place with many; None where Polars has to find out, or to say what is wrong."""
+        if self.is_file() or _PATTERN.search(self.uri):
+            return None
+        if self.s3 is None:
+            return min((str(path) for path in Path(self.uri).rglob("*.parquet")), default=None)
+        try:
+            objects = ObjectStore(self.s3).list(self.uri)
+            return next((found.uri for found in objects if found.uri.endswith(".parquet")), None)
+        except ObjectError:
+            return None
 
     @contextmanager
     def reading(self) -> Iterator[None]:
