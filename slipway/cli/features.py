@@ -21,6 +21,32 @@ app = new_app()
 
 
 @app.command()
+def build(json: JsonOption = False) -> None:
+    """Compute the feature tables from the ingested data; does nothing where that was done already."""
+    from slipway.settings import load_settings
+
+    settings = load_settings()
+    package = _repository(settings, "build_features", "build_features(settings, report=...)")
+    with progress("Building features") as bar:
+        dataset = package.build_features(
+            settings,
+            report=lambda step, done, total: bar.update(label=f"Building {step}", done=done, total=total),
+        )
+    tables = dataset.manifest.tables
+    found = {
+        "uri": dataset.uri,
+        "digest": dataset.digest,
+        "created": dataset.created,
+        "rows": {name: item.rows for name, item in tables.items()},
+    }
+    rows = [(name, f"{item.rows:,}", item.start, item.end) for name, item in tables.items()]
+    title = f"features {dataset.digest[:16]}{'' if dataset.created else ', made before'}"
+    answer(found, json=json, show=lambda: table(("table", "rows", "from", "to"), rows, title=title))
+    if dataset.created and not json:
+        note("next: `slipway features apply` lets the store read these")
+
+
+@app.command()
 def apply(json: JsonOption = False) -> None:
     """Make the registry and the online store hold what the feature repository defines.
 
@@ -193,6 +219,15 @@ def ui(
 
 def _definitions(settings: Settings) -> list[Any]:
     """From the project's package: `definitions(settings)`, since sources depend on the settings."""
+    package = _repository(
+        settings, "definitions", "definitions(settings) that returns all of Feast's objects"
+    )
+    found: list[Any] = package.definitions(settings)
+    return found
+
+
+def _repository(settings: Settings, function: str, needed: str) -> Any:
+    """The project's package, which must have this function."""
     name = settings.features.repository
     # The script's own folder stands first on the path, not the project's.
     sys.path.insert(0, str(Path.cwd()))
@@ -205,14 +240,11 @@ def _definitions(settings: Settings) -> list[Any]:
             f"features.repository names the package {name!r}, which cannot be imported",
             fix="run slipway in the project's folder, or set features.repository to your package",
         ) from error
-    if not hasattr(package, "definitions"):
+    if not hasattr(package, function):
         raise FeatureError(
-            "has no function definitions(settings)",
-            where=f"package {name}",
-            fix="give it one that returns the entities, views and services",
+            f"it has no function {function}", where=f"package {name}", fix=f"give it a function {needed}"
         )
-    found: list[Any] = package.definitions(settings)
-    return found
+    return package
 
 
 def _moment(option: str, text: str | None) -> datetime | None:

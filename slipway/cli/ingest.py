@@ -59,7 +59,7 @@ def ingest(
         *((decision.name, f"{decision.rows:,}", decision.text) for decision in manifest.decisions),
         *(("rejected", f"{count:,}", reason) for reason, count in list(done.reasons.items())[:_SHOWN]),
     ]
-    title = f"{done.dataset.uri}{'' if done.dataset.created else ' (it stood there already)'}"
+    title = f"data {done.dataset.digest[:16]}{'' if done.dataset.created else ', ingested before'}"
     answer(found, json=json, show=lambda: table(("", "rows", ""), rows, title=title))
 
 

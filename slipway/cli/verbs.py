@@ -61,7 +61,7 @@ VERBS: tuple[Verb, ...] = (
     Verb("status", PLATFORM, "Show health, addresses, sizes and versions"),
     Verb("logs", PLATFORM, "Show what the servers wrote"),
     Verb("ingest", DATA, "Take raw tables to S3, checked and cleaned", "components"),
-    Verb("features", DATA, "Apply, materialize, show and compare features"),
+    Verb("features", DATA, "Build, apply, materialize, show and compare features"),
     Verb("completion", SHELL, "Print the completion script of your shell", "cli"),
 )
 
