@@ -9,6 +9,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--fuzz-inputs", type=int, default=2000, help="how many random inputs each fuzz test tries"
     )
+    parser.addoption("--soak-seconds", type=float, default=600.0, help="how long the soak lasts")
+
+
+@pytest.fixture(scope="session")
+def soak_seconds(request: pytest.FixtureRequest) -> float:
+    value = request.config.getoption("--soak-seconds")
+    assert isinstance(value, float)
+    return value
 
 
 @pytest.fixture(scope="session")
