@@ -14,12 +14,12 @@ import msgspec
 import numpy as np
 import psutil
 import pytest
-from tests.support.contracts import contract, publish
 
 from serving.client import Answer, AsyncClient, Retry
 from serving.client.grpc import AsyncGrpcClient
 from slipway.errors import ModelFailed, ModelNotFound, ModelNotReady, ServingError
 from tests.conformance.target import json_tensor
+from tests.support.contracts import contract, publish
 from tests.support.models import DTYPES, write_model, write_repository, zoo
 from tests.support.online import write_features
 from tests.support.server import Running, running_server
