@@ -114,7 +114,7 @@ def open_version(objects: ObjectStore, version: ModelVersion) -> OnnxModel:
     """A registered version's model, if the contract inside it and the one beside it agree."""
     folder = version.uri.rstrip("/") + "/"
     model = objects.get(folder + MODEL_FILE)
-    opened = OnnxModel(model, ModelContract(version.name, (), ()))
+    opened = OnnxModel(model, ModelContract(name=version.name, inputs=(), outputs=()))
     metadata: Mapping[str, str] = opened.session.get_modelmeta().custom_metadata_map
     opened.contract = check_agreement(objects.get(folder + CONTRACT_FILE), metadata, where=folder)
     return opened

@@ -76,9 +76,9 @@ class Tables:
             )
             .with_columns(
                 pl.when(pl.col("flights") < 3).then(None).otherwise(pl.col("mean")).alias("mean"),
-                # An hour in which nothing was measured: the join must then find nothing within the TTL.
+                # Hours in which nothing was measured: the join must then find nothing within the TTL.
             )
-            .filter(pl.col("event_timestamp").dt.hour() != 4)
+            .filter(~pl.col("event_timestamp").dt.hour().is_in([4, 5, 6]))
             .sort("event_timestamp", "carrier")
         )
         planes = [f"N{number:03d}" for number in range(40)]
