@@ -132,7 +132,9 @@ _SECTIONS = {
     if isinstance(field.type, type) and issubclass(field.type, msgspec.Struct)
 }
 # Variables with our prefix that are not settings.
-_NOT_SETTINGS = {"SLIPWAY_CONFIG"}
+_NOT_SETTINGS = {"SLIPWAY_CONFIG", "SLIPWAY_RUN_EVENTS"}
+# Options of the ONNX runtime, which reads them itself.
+_RUNTIME_PREFIX = "SLIPWAY_RUNTIME_"
 # Kubernetes puts these into every pod for a Service whose name begins with "slipway-".
 _SERVICE_LINK = re.compile(r"_(SERVICE_(HOST|PORT)(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)$")
 
@@ -183,7 +185,9 @@ def load_settings(
 def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for variable, text in environ.items():
-        if not variable.startswith(PREFIX) or variable in _NOT_SETTINGS or _SERVICE_LINK.search(variable):
+        if not variable.startswith(PREFIX) or variable.startswith(_RUNTIME_PREFIX):
+            continue
+        if variable in _NOT_SETTINGS or _SERVICE_LINK.search(variable):
             continue
         name = variable.removeprefix(PREFIX).lower()
         section, _, field = name.partition("_")

@@ -1,0 +1,1 @@
+"""Finish: the last step of every run, whatever happened before it."""
