@@ -1,0 +1,48 @@
+"""Submitting a pipeline to a KFP API, with the parameters that a local run takes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from slipway.errors import SlipwayError
+from slipway.settings import Settings
+
+
+class Submitted(msgspec.Struct, frozen=True):
+    pipeline: str
+    run_id: str
+    url: str
+
+
+def submit(name: str, arguments: Mapping[str, Any], settings: Settings, address: str) -> Submitted:
+    """Start a run in the experiment that tracking names; it goes on without us."""
+    import kfp
+    from kfp_server_api import ApiException
+    from urllib3.exceptions import HTTPError
+
+    from pipelines.training import PIPELINES
+
+    try:
+        client = kfp.Client(host=address, namespace=settings.pipelines.namespace)
+        run = client.create_run_from_pipeline_func(
+            PIPELINES[name],
+            arguments=dict(arguments),
+            experiment_name=settings.tracking.experiment,
+            namespace=settings.pipelines.namespace,
+        )
+    except ApiException as error:
+        raise SlipwayError(
+            f"KFP answered {error.status}: {error.reason} {error.body or ''}".rstrip(),
+            where=address,
+            fix="see that the address is KFP's API (http://…:8888 or its gateway) and that you may use it",
+        ) from error
+    except (HTTPError, OSError) as error:
+        raise SlipwayError(
+            f"KFP does not answer: {error}",
+            where=address,
+            fix="see that the address can be reached: kubectl port-forward svc/ml-pipeline 8888:8888",
+        ) from error
+    return Submitted(name, run.run_id, f"{address.rstrip('/')}/#/runs/details/{run.run_id}")
