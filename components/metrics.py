@@ -6,6 +6,7 @@ Every function takes `weights`: counts of how often each row stands in a resampl
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,9 +21,17 @@ CALIBRATION_BINS = 15
 
 
 class Interval(msgspec.Struct, frozen=True):
-    value: float
-    low: float
-    high: float
+    """A value and how sure one can be of it; NaN for what the rows cannot tell."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+
+    def __post_init__(self) -> None:
+        # JSON has no NaN and msgspec writes null, which the fields let in so that it comes back as NaN.
+        for name in self.__struct_fields__:
+            if getattr(self, name) is None:
+                msgspec.structs.force_setattr(self, name, math.nan)
 
 
 class Scored:

@@ -1,10 +1,11 @@
 """The metrics against scikit-learn's own, with and without weights, and the threshold by brute force."""
 
+import msgspec
 import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, brier_score_loss, log_loss, roc_auc_score
 
-from components.metrics import Scored, best_threshold, cost_at, interval, resamples
+from components.metrics import Interval, Scored, best_threshold, cost_at, interval, resamples
 
 
 def example(rows: int = 500, seed: int = 1, ties: bool = False) -> tuple[np.ndarray, np.ndarray]:
@@ -75,3 +76,11 @@ def test_the_interval_covers_the_truth_as_often_as_it_says():
 def test_resamples_are_the_same_for_every_model():
     first, second = (list(resamples(100, 3, 4)) for _ in range(2))
     assert all((left == right).all() and left.sum() == 100 for left, right in zip(first, second, strict=True))
+
+
+def test_what_the_rows_cannot_tell_survives_json() -> None:
+    unknown = interval(float("nan"), [])
+    again = msgspec.json.decode(msgspec.json.encode(unknown), type=Interval)
+    assert np.isnan([again.value, again.low, again.high]).all()
+    known = Interval(0.5, 0.4, 0.6)
+    assert msgspec.json.decode(msgspec.json.encode(known), type=Interval) == known
