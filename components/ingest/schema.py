@@ -75,8 +75,8 @@ flights = _schema(
     [
         _rows(_col("midnight").is_not_null(), "year, month and day are no date of the calendar"),
         _rows(_col("origin") != _col("dest"), "origin and dest are the same"),
-        _rows(_col("origin_zone").is_not_null(), "the time zone of origin is not known; give --airports"),
-        _rows(_col("dest_zone").is_not_null(), "the time zone of dest is not known; give --airports"),
+        _rows(_col("origin_zone").is_not_null(), "the time zone of origin is not known (give --airports)"),
+        _rows(_col("dest_zone").is_not_null(), "the time zone of dest is not known (give --airports)"),
         _rows(_both, "dep_time and dep_delay: one without the other"),
         _rows(
             _col("dep_time").is_not_null() | (_col("arr_time").is_null() & _col("arr_delay").is_null()),
