@@ -19,7 +19,7 @@ import msgspec
 
 from serving.runtime.codec_json import JsonTemplate, parse_request
 from serving.runtime.datatypes import DATATYPES, packer
-from serving.runtime.messages import Batch, InferRequest, Reply, RequestedOutput, Tensor
+from serving.runtime.messages import Batch, BulkReply, InferRequest, Reply, RequestedOutput, Tensor
 from serving.runtime.model import Model
 from slipway.errors import SlipwayError
 
@@ -44,6 +44,8 @@ class _Known(NamedTuple):
     shape: tuple[int, ...]
     rows: int
     key: Any
+    plain: bool
+    """One row, all outputs, as JSON."""
     outputs: list[RequestedOutput] | None
     parameters: dict[str, Any] | None
 
@@ -57,14 +59,16 @@ class FastReader:
         self.model = model
         self.known: dict[tuple[bytes, bytes], _Known] = {}
 
-    def read(self, body: bytes, reply: Reply, arrived: float) -> InferRequest | None:
-        """An admitted request, or None: the general path must read it."""
+    def read(
+        self, body: bytes, reply: Reply, arrived: float, context: Any, bulk: BulkReply | None
+    ) -> InferRequest | None:
+        """An admitted request, or None: the general path must read it. `bulk` is for single plain rows."""
         start = body.find(b"[", body.find(b'"data"'))
         end = body.find(b"]", start)
         known = self.known.get((body[:start], body[end:]))
         if known is None:
             return None
-        decode, pack, count, name, datatype, shape, rows, key, outputs, parameters = known
+        decode, pack, count, name, datatype, shape, rows, key, plain, outputs, parameters = known
         try:
             values = decode(body[start : end + 1])
             if len(values) != count:
@@ -72,7 +76,16 @@ class FastReader:
             data = values if pack is None else pack(*values)
         except (msgspec.MsgspecError, struct.error, OverflowError, UnicodeDecodeError):
             return None  # the general path says what is wrong
-        request = InferRequest(self.model, [Tensor(name, datatype, shape, data)], reply, arrived, rows, key)
+        request = InferRequest(
+            self.model,
+            [Tensor(name, datatype, shape, data)],
+            reply,
+            arrived,
+            rows,
+            key,
+            context,
+            bulk if plain else None,
+        )
         if outputs is not None:
             request.outputs = outputs
         if parameters is not None:
@@ -112,6 +125,7 @@ class FastReader:
             tensor.shape,
             request.rows,
             request.key,
+            request.rows == 1 and request.outputs is None and request.parameters is None,
             request.outputs,
             request.parameters,
         )

@@ -83,6 +83,7 @@ class FeatureJoiner:
             raise Overloaded(
                 f"{len(self._tasks)} feature lookups are waiting already", where=f"model {request.model.name}"
             )
+        request.decoded = perf_counter() - request.arrived
         task = self._engine.loop.create_task(self._join(request))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

@@ -64,9 +64,7 @@ class Lane:
     def submit(self, request: InferRequest) -> None:
         """Queue an admitted request; raises Overloaded when the queue is full."""
         queue = self.queue
-        request.submitted = now = perf_counter()
-        if request.features is None:
-            request.decoded = now - request.arrived
+        request.submitted = perf_counter()
         if not queue:
             self._key = request.key
             self._uneven = request.rows != 1 or request.deadline is not None
@@ -165,7 +163,7 @@ class Lane:
             return
         outcome.delivering = perf_counter()
         bulk = requests[0].bulk
-        if bulk is not None and all(request.bulk == bulk for request in requests):
+        if bulk is not None and all([request.bulk is bulk for request in requests]):  # noqa: C419 - half a generator's time
             bulk(requests, outcome)
             self.observer(self.model, requests, outcome)
             return

@@ -96,7 +96,7 @@ class InferRequest(msgspec.Struct, eq=False):
     submitted: float = 0.0
     """Set by the queue."""
     decoded: float = 0.0
-    """Seconds from the whole request to the queue, without the time of feature lookups."""
+    """Seconds of decoding, where features were read between it and the queue; else 0."""
     columns: dict[str, Any] | None = None
     """Contract columns by name in place of tensors; the engine reads the features and fills `inputs`."""
     features: dict[str, Any] | None = None

@@ -77,7 +77,9 @@ class ModelStatistics:
         started = batch.started
         total = self.total.pending
         total += [now - request.arrived for request in requests]
-        stages["decode"].pending += [request.decoded for request in requests]
+        stages["decode"].pending += [
+            request.decoded or request.submitted - request.arrived for request in requests
+        ]
         stages["queue"].pending += [started - request.submitted for request in requests]
         stages["run"].pending.append(batch.ran)
         stages["encode"].pending.append((now - batch.delivering) / number)

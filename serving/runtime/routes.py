@@ -67,6 +67,8 @@ class Routes:
         self._prefix = secrets.token_hex(6) + "-"
         self._prefix_bytes = self._prefix.encode()
         self._serving = engine.repository.serving
+        # One object, so that requests of one run can be told to share it by identity.
+        self._bulk = self._reply_all
         engine.on_load(self._prepare)
 
     def _prepare(self, model: Model) -> None:
@@ -163,14 +165,13 @@ class Routes:
             self._spawn(exchange, self._infer_later(exchange))
             return
         if head.json_length is None:
-            request = model.extras["reader"].read(exchange.body, self._reply, exchange.arrived)
+            plain = head.cacheable and head.keep_alive
+            request = model.extras["reader"].read(
+                exchange.body, self._reply, exchange.arrived, exchange, self._bulk if plain else None
+            )
             if request is not None:
                 exchange.request = request
-                request.context = exchange
-                if head.cacheable and head.keep_alive:
-                    if request.rows == 1 and request.outputs is None and request.parameters is None:
-                        request.bulk = self._reply_all
-                else:
+                if not plain:
                     request.trace, request.request_id = head.trace, head.request_id
                 model.lane.submit(request)
                 return
