@@ -66,6 +66,7 @@ VERBS: tuple[Verb, ...] = (
     Verb("models", MODELS, "What is registered, what serves, who decided it"),
     Verb("trace", MODELS, "From an answer back to the raw files"),
     Verb("compile", MODELS, "Write the pipelines as files for a cluster"),
+    Verb("serve", SERVING, "Serve ONNX models on this machine", "serving"),
     Verb("completion", SHELL, "Print the completion script of your shell", "cli"),
 )
 
