@@ -42,6 +42,7 @@ def take_snapshot(
     """The training set of a window, on S3 under a name made from everything that decides its content.
 
     The same inputs have the same name: then what is there is answered, and nothing is read or written.
+    Projects that ask different questions about the same rows and features share their snapshots.
     """
     objects = objects or ObjectStore.from_settings(settings)
     source = source or FeastSource(settings, project)
@@ -59,7 +60,7 @@ def take_snapshot(
         view_sources,
         code_digest("components/snapshot", "slipway/features/offline"),
     )
-    prefix = settings.uri("snapshots", project.name, key) + "/"
+    prefix = settings.uri("snapshots", project.feature_service, key) + "/"
     if objects.head(prefix + MANIFEST_FILE) is not None:
         return result_of(prefix, read_manifest(objects, prefix), created=False)
 
@@ -77,7 +78,6 @@ def take_snapshot(
     data = to_parquet(joined)
     manifest = Manifest(
         key=key,
-        project=project.name,
         event_time=project.event_time,
         digest=hashlib.sha256(data).hexdigest(),
         rows=len(joined),

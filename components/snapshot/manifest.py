@@ -69,7 +69,6 @@ class ViewSource(msgspec.Struct, frozen=True):
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     schema_version: int = 1
     key: str
-    project: str
     event_time: str
     digest: str
     """SHA-256 of the Parquet file."""
