@@ -69,6 +69,8 @@ _NUMPY: Mapping[str, Any] = {
     "FP64": np.float64,
     "BYTES": np.object_,
 }
+FEW = 4
+"""Up to so many rows are faster one by one than as a table."""
 _FLOATS = frozenset({"FP16", "FP32", "FP64"})
 _TAKES: Mapping[str, frozenset[str]] = {
     **{name: frozenset(SLOTS) for name in _FLOATS},
@@ -98,9 +100,13 @@ class _Target:
 class _Block:
     """Columns that one group of a view's records fills at once."""
 
-    def __init__(self, target: int, code: str) -> None:
+    def __init__(self, target: int, code: str, count: int, offset: int) -> None:
         self.target = target
         self.code = code
+        self.dtype = np.dtype(code)
+        self.count = count
+        """Of this group in the record, which begins at `offset` of the blob."""
+        self.offset = offset
         self.source: list[int] = []
         self.place: list[int] = []
         self.to: Any = None
@@ -138,7 +144,10 @@ class _ViewPlan:
         self.places.append((target, place))
         if field in self.packing.place:
             code, at = self.packing.place[field]
-            block = self.blocks.setdefault((target, code), _Block(target, code))
+            if (target, code) not in self.blocks:
+                offset = self.packing.offsets[code]
+                self.blocks[target, code] = _Block(target, code, len(self.packing.slots[code]), offset)
+            block = self.blocks[target, code]
             block.source.append(at)
             block.place.append(place)
         else:
@@ -363,6 +372,8 @@ class FeatureLookup:
         age: npt.NDArray[np.float64],
         now: int,
     ) -> None:
+        if len(blobs) <= FEW and self._fill_few(plan, blobs, tensors, age, now):
+            return
         packing = plan.packing
         records = packing.read(blobs)
         digest = records["digest"]
@@ -398,6 +409,25 @@ class FeatureLookup:
             for target, to, mine in plan.by_target:
                 tensor = tensors[target]
                 tensor[:, to] = np.where(bad[:, mine], self._targets[target].defaults[to], tensor[:, to])
+
+    def _fill_few(
+        self,
+        plan: _ViewPlan,
+        blobs: Sequence[bytes | None],
+        tensors: list[npt.NDArray[Any]],
+        age: npt.NDArray[np.float64],
+        now: int,
+    ) -> bool:
+        """The usual case of a few fresh and whole blobs, row by row; False leaves the work to `_fill`."""
+        for row, blob in enumerate(blobs):
+            event = plan.packing.clean_event(blob)
+            if event is None or blob is None or (plan.ttl and now - event > plan.ttl):
+                return False
+            age[row] = (now - event) * 1e-6
+            for block in plan.blocks.values():
+                group = np.frombuffer(blob, block.dtype, block.count, block.offset)
+                tensors[block.target][row, block.to] = group[block.take]
+        return True
 
     def _fill_heap(
         self,

@@ -97,6 +97,11 @@ class Packing:
         self.record = np.dtype(layout)
         self.width = self.record.itemsize
         self.place = {name: (code, at) for code in GROUPS for at, name in enumerate(self.slots[code])}
+        offsets = {name: self.record.fields[name][1] for name in self.record.names or ()}  # type: ignore[index]
+        self.offsets = {code: offsets[code] for code, names in self.slots.items() if names}
+        self._nulls_at = slice(offsets["nulls"], offsets["nulls"] + (len(self.order) + 7) // 8)
+        self._no_nulls = bytes(self._nulls_at.stop - self._nulls_at.start)
+        self._digest_bytes = self.digest.to_bytes(8, "little")
         self._absent = bytes(self.width)
         self._unfit = b"\xff" * self.width
 
@@ -164,6 +169,16 @@ class Packing:
         table = table.copy()
         table["digest"][ours & ~whole] = np.uint64(0xFFFFFFFFFFFFFFFF)
         return table
+
+    def clean_event(self, blob: bytes | None) -> int | None:
+        """When the values of a blob without a heap became known, if it is of this schema and has no nulls:
+        what nearly all blobs are, told in 1 us where `read` takes 10 for a single one.
+        """
+        if blob is None or len(blob) != self.width or self.heap_fields or blob[:8] != self._digest_bytes:
+            return None
+        if blob[self._nulls_at] != self._no_nulls:
+            return None
+        return int.from_bytes(blob[8:16], "little", signed=True)
 
     def nulls(self, table: npt.NDArray[np.void]) -> Bits:
         """(rows, fields in `order`)."""
