@@ -53,9 +53,9 @@ def pack_column(dtype: str, column: pa.Array, *, where: str) -> Column:
         if dtype in SLOTS:
             return _pack_slot(dtype, column)
         if dtype in TEXTS and _is_text(column.type):
-            return split(column.cast(pa.large_binary()))
+            return _bytes(column)
         if dtype in BINARIES and _is_binary(column.type):
-            return split(column.cast(pa.large_binary()))
+            return _bytes(column)
         inner = item_type(dtype)
         if inner in _SLOT_TYPES and inner != "Bool" and _is_list(column.type):
             packed = _pack_numbers(str(inner), column)
@@ -98,17 +98,8 @@ def microseconds(column: pa.Array, *, where: str) -> npt.NDArray[np.int64]:
     return np.asarray(filled.to_numpy(zero_copy_only=False), np.int64)
 
 
-def split(column: pa.Array) -> list[bytes | None]:
-    """A large_binary array as bytes, three times as fast as to_pylist (100 k rows: 9 ms, not 30)."""
-    if not len(column):
-        return []
-    _, offsets, data = column.buffers()
-    ends = np.frombuffer(offsets, np.int64)[column.offset : column.offset + len(column) + 1].tolist()
-    heap = data.to_pybytes() if data is not None else b""
-    items: list[bytes | None] = [heap[start:end] for start, end in itertools.pairwise(ends)]
-    if column.null_count:
-        for at in np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False)).tolist():
-            items[at] = None
+def _bytes(column: pa.Array) -> list[bytes | None]:
+    items: list[bytes | None] = column.cast(pa.large_binary()).to_pylist()
     return items
 
 
@@ -161,14 +152,14 @@ def _key_values(dtype: str, column: pa.Array) -> Sequence[bytes | None]:
     kind = KIND_OF_TYPE[dtype]
     if kind in (TEXT, BINARY):
         texts = column if _is_binary(column.type) or _is_text(column.type) else column.cast(pa.string())
-        return split(texts.cast(pa.large_binary()))
+        return _bytes(texts)
     if kind == TRUTH:
         column = column.cast(pa.bool_()).cast(pa.int8())
     elif kind == TIME:
         column = _seconds(column)
     else:
         column = column.cast(pa.int64())
-    return split(column.cast(pa.large_string()).cast(pa.large_binary()))
+    return _bytes(column.cast(pa.large_string()))
 
 
 def _is_text(kind: pa.DataType) -> bool:

@@ -18,29 +18,41 @@ from redis.retry import Retry
 
 from slipway.errors import FeatureError, OnlineStoreUnavailable, SettingsError
 
-KEYS_A_SCRIPT = 500
-"""A script holds the server: 500 rows are about half a millisecond for everybody else."""
+KEYS_A_SCRIPT = 200
+"""A script holds the server: 200 keys for one to two milliseconds."""
 SCRIPTS_A_TRIP = 20
 KEYS_A_READ = 5_000
 
 # Later is kept: a stored value gives way only to one of the same or a later event time, and on the same
 # event time of the same or a later created time. Doubles hold microseconds exactly until the year 2255.
+# One MGET and one MSET: calls for each key cost the server 2.4 times as much.
 KEEP_LATER = """
-local written = 0
+local stored = redis.call('MGET', unpack(KEYS))
+local latest = {}
 for at = 1, #KEYS do
-  local stored = redis.call('GETRANGE', KEYS[at], 8, 23)
+  local rival = stored[at]
+  if latest[KEYS[at]] then
+    rival = ARGV[latest[KEYS[at]]]
+  end
   local later = true
-  if #stored == 16 then
+  if rival and #rival >= 24 then
     local event, created = struct.unpack('<i8i8', ARGV[at], 9)
-    local stored_event, stored_created = struct.unpack('<i8i8', stored)
-    later = event > stored_event or (event == stored_event and created >= stored_created)
+    local rival_event, rival_created = struct.unpack('<i8i8', rival, 9)
+    later = event > rival_event or (event == rival_event and created >= rival_created)
   end
   if later then
-    redis.call('SET', KEYS[at], ARGV[at])
-    written = written + 1
+    latest[KEYS[at]] = at
   end
 end
-return written
+local pairs_to_set = {}
+for key, at in pairs(latest) do
+  pairs_to_set[#pairs_to_set + 1] = key
+  pairs_to_set[#pairs_to_set + 1] = ARGV[at]
+end
+if #pairs_to_set > 0 then
+  redis.call('MSET', unpack(pairs_to_set))
+end
+return #pairs_to_set / 2
 """
 
 

@@ -46,11 +46,7 @@ def run() -> None:
         ours = open_store(
             Path(folder),
             "ours",
-            online_store={
-                "type": "slipway.features.online.PackedOnlineStore",
-                "url": valkey.url,
-                "timeout": 5,
-            },
+            online_store={**PACKED, "url": valkey.url},
             **OURS,
         )
         peer = open_store(
@@ -93,9 +89,7 @@ def open_store(folder: Path, name: str, **parts: Any) -> FeatureStore:
     return store
 
 
-def compare_materialization(
-    ours: FeatureStore, peer: FeatureStore, now: datetime, valkey: ValkeyServer
-) -> None:
+def compare_materialization(ours: FeatureStore, peer: FeatureStore, now: datetime, url: str) -> None:
     client = redis.from_url(url)
     seconds: dict[str, list[float]] = {"ours": [], "duckdb -> redis": []}
     for _ in range(MATERIALIZE_ROUNDS):
