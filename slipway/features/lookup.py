@@ -24,7 +24,7 @@ import numpy.typing as npt
 
 from slipway.clock import parse_clock
 from slipway.contract import Column, FeatureService, ModelContract, TensorInput, View
-from slipway.errors import ContractError, FeatureError, InvalidRequest, OnlineStoreUnavailable
+from slipway.errors import ContractError, InvalidRequest, OnlineStoreUnavailable
 from slipway.features.blocking import BlockingReader
 from slipway.features.keys import KeyMaker
 from slipway.features.packing import BINARIES, SLOTS, TEXTS, Packing, is_message, item_type, unpack_items
@@ -487,15 +487,3 @@ class FeatureLookup:
             raise InvalidRequest(
                 f"column {column.name!r} does not fit {tensor.dtype}: {error}", where="feature lookup"
             ) from error
-
-
-def refuse_unreadable(answer: Answer, lookup: FeatureLookup) -> None:
-    """For callers who would rather stop than go on with defaults where a schema has changed."""
-    broken = (answer.status == Status.UNREADABLE).any(axis=0)
-    if broken.any():
-        names = [name for name, bad in zip(lookup.columns, broken.tolist(), strict=True) if bad]
-        raise FeatureError(
-            f"values of {', '.join(names)} were written under another schema than the model's",
-            where=f"feature service {lookup.service.name}",
-            fix="run `slipway features materialize`, or train the model on the new schema",
-        )
