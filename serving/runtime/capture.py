@@ -213,9 +213,7 @@ def _writer(uri: str) -> Any:
     return S3Storage(uri, s3_options()).write
 
 
-def capture_from(config: Config) -> Capture | None:
-    if not config.capture_uri:
-        return None
+def capture_from(config: Config) -> Capture:
     if not 0 <= config.capture_rate <= 1 or config.capture_seconds <= 0:
         raise SettingsError(
             f"capture rate {config.capture_rate}, every {config.capture_seconds} s",

@@ -79,6 +79,8 @@ class Repository:
 
     def entry(self, name: str, version: str = "") -> Entry:
         versions = self.entries.get(name)
+        if not versions and not self.startup_settled:
+            raise ModelNotReady("models are being looked for", where=f"model {name}", fix="ask again soon")
         if not versions:
             raise ModelNotFound(
                 f"there is no model {name!r}",

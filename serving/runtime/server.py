@@ -14,7 +14,6 @@ import uvloop
 
 from serving.runtime import logs
 from serving.runtime.access import Policy, load_policy, tls_context
-from serving.runtime.capture import capture_from
 from serving.runtime.config import Config
 from serving.runtime.engine import Engine
 from serving.runtime.http1 import Server
@@ -61,8 +60,11 @@ async def serve(config: Config, siblings: Siblings | None = None) -> None:
     exporter = exporter_from()
     if exporter is not None:
         engine.on_batch(exporter.observe)
-    capture = capture_from(config)
-    if capture is not None:
+    capture = None
+    if config.capture_uri:
+        from serving.runtime.capture import capture_from
+
+        capture = capture_from(config)
         engine.on_batch(capture.observe)
         engine.metrics.extra.append(capture.expose)
     routes = Routes(engine, policy)
