@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pandas as pd
@@ -113,6 +114,37 @@ def test_every_row_gets_what_the_reference_says(
     assert values(frame, "value") == expected
     assert values(frame, "key") == [row["key"] for row in asked]
     assert values(frame, "event_timestamp") == [row["event_timestamp"] for row in asked]
+
+
+@pytest.mark.parametrize("known", [False, True])
+@pytest.mark.parametrize("hours", [None, 3])
+def test_many_rows_on_few_moments(
+    folder: Path, config: Any, registry: Any, hours: int | None, known: bool
+) -> None:
+    """Dense in ties and edges, where small examples seldom meet one."""
+    random = Random(f"{hours}{known}")
+
+    def moment() -> datetime | None:
+        return None if random.random() < 0.1 else START + timedelta(hours=random.randrange(24))
+
+    def key() -> int | None:
+        return None if random.random() < 0.1 else random.randrange(4)
+
+    asked = [{"key": key(), "event_timestamp": moment()} for _ in range(200)]
+    rows = [
+        {"key": key(), "ts": moment(), "created": moment(), "value": float(number)} for number in range(150)
+    ]
+    ttl = None if hours is None else timedelta(hours=hours)
+    frame = historical(
+        config,
+        [view("v", write(folder, rows, 3), ttl=ttl, created="created")],
+        pandas_rows(asked),
+        ["v:value"],
+        registry=registry,
+        filter_by_created_timestamp=known,
+    ).to_df()
+    expected = reference(asked, rows, {"key": "key"}, ttl=ttl, known_by_then=known)
+    assert values(frame, "value") == expected
 
 
 @quick
