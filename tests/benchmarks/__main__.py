@@ -6,6 +6,7 @@ import importlib
 import os
 import pkgutil
 import platform
+import signal
 import sys
 import time
 
@@ -33,6 +34,8 @@ def main(arguments: list[str]) -> int:
         for name, module in modules.items():
             print(f"{name:24} {(module.__doc__ or '').strip().splitlines()[0]}")
         return 0
+    # A benchmark that is told to stop still stops the servers that it started.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     print(f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}")
     failed = []
     for name, module in modules.items():
