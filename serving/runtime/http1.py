@@ -358,7 +358,7 @@ class Connection(asyncio.Protocol):
         self.since = perf_counter()
         self.server.connections.add(self)
         if len(self.server.connections) > self.server.config.max_connections:
-            self.fail(ServingErrorOverConnections("too many open connections"))
+            self.fail(TooManyConnections("too many open connections"))
 
     def connection_lost(self, error: Exception | None) -> None:
         self.closing, self.fresh = True, False
@@ -593,7 +593,7 @@ class Connection(asyncio.Protocol):
             self.transport.close()
 
 
-class ServingErrorOverConnections(ServingError):
+class TooManyConnections(ServingError):
     status = 503
 
 

@@ -26,7 +26,6 @@ from slipway.contract import (
 )
 from slipway.errors import (
     ContractMismatch,
-    InvalidRequest,
     ModelNotFound,
     ModelNotReady,
     ObjectCorrupt,
@@ -387,12 +386,6 @@ def check_graph(model: Model, contract: ModelContract, where: str) -> None:
                     f"{spec.public_shape} in the graph",
                     where=where,
                 )
-
-
-def parse_name(name: str) -> str:
-    if not name:
-        raise InvalidRequest("the model has no name", fix="write /v2/models/NAME")
-    return name
 
 
 def describe(entry: Entry) -> dict[str, Any]:
