@@ -211,15 +211,18 @@ class PackedOnlineStore(OnlineStore):
         records = packing.read(blobs)
         found = records["digest"] != 0
         names = [name for name in (requested or packing.order) if name in packing.types]
-        columns = [unpack_values(packing, name, records, blobs, found) for name in names]
+        present = found[:, None] & ~packing.nulls(records)
+        columns = [
+            unpack_values(packing, name, records, blobs, present[:, packing.bit[name]]) for name in names
+        ]
         stale = stale_rows(table, records["event"], now(self._settings(config).clock))
         rows: list[ReadRow] = []
-        for at, (present, old, event) in enumerate(
+        for at, (known, old, event) in enumerate(
             zip(found.tolist(), stale.tolist(), records["event"].tolist(), strict=True)
         ):
             values = {name: column[at] for name, column in zip(names, columns, strict=True)}
             moment = datetime.fromtimestamp(event // 1_000_000, UTC).replace(microsecond=event % 1_000_000)
-            rows.append((None, None) if not present else (moment, None if old else values))
+            rows.append((None, None) if not known else (moment, None if old else values))
         return rows
 
     def _refuse_other_schema(

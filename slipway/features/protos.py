@@ -122,11 +122,11 @@ def unpack_values(
     name: str,
     table: npt.NDArray[np.void],
     blobs: Sequence[bytes | None],
-    readable: npt.NDArray[np.bool_],
+    present: npt.NDArray[np.bool_],
 ) -> list[Value]:
-    """One Value a row; NULL for nulls and for rows that are not readable."""
+    """One Value a row; NULL where it is not present: null, or in a row that is not readable."""
     dtype = packing.types[name]
-    keep = (readable & ~packing.nulls(table)[:, packing.bit[name]]).tolist()
+    keep = present.tolist()
     if dtype in SLOTS:
         code, at = packing.place[name]
         attribute = member(dtype)

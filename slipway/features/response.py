@@ -46,23 +46,23 @@ class ViewRead:
         times = [_timestamp(event) for event in records["event"].tolist()]
         event_timestamps = [times[slot] for slot in slots]
         state = np.where(stale, FieldStatus.OUTSIDE_MAX_AGE, FieldStatus.NOT_FOUND)
-        nulls = packing.nulls(records)
+        present = usable[:, None] & ~packing.nulls(records)
+        plain = [FieldStatus.PRESENT] * len(slots) if present[self.slots].all() else None
+        state = np.where(usable, FieldStatus.NULL_VALUE, state)
         projection: Any = self.table.projection
         view = projection.name_to_use()
         for name in self.features:
             response.metadata.feature_names.val.append(f"{view}__{name}" if full_feature_names else name)
             if name in packing.types:
-                values = unpack_values(packing, name, records, blobs, usable)
-                null = nulls[:, packing.bit[name]]
-                statuses = np.where(
-                    usable, np.where(null, FieldStatus.NULL_VALUE, FieldStatus.PRESENT), state
-                )
+                kept = present[:, packing.bit[name]]
+                values = unpack_values(packing, name, records, blobs, kept)
+                statuses = plain or np.where(kept, FieldStatus.PRESENT, state)[self.slots].tolist()
             else:
-                values, statuses = [NULL] * len(blobs), np.full(len(blobs), FieldStatus.NOT_FOUND)
+                values, statuses = [NULL] * len(blobs), [FieldStatus.NOT_FOUND] * len(slots)
             values = values[:-1] if identity else [values[slot] for slot in slots]
             response.results.append(
                 GetOnlineFeaturesResponse.FeatureVector(
-                    values=values, statuses=statuses[self.slots].tolist(), event_timestamps=event_timestamps
+                    values=values, statuses=statuses, event_timestamps=event_timestamps
                 )
             )
 
