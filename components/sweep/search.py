@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -38,15 +39,17 @@ def grid(base: TrainConfig, choices: Mapping[str, Sequence[Any]]) -> list[TrainC
             where="choices",
             fix=f"use some of: {', '.join(sorted(known))}",
         )
+    # Counted before any is made: a slip of the pen can ask for more than memory holds.
+    count = math.prod(len(values) for values in choices.values())
+    if not 0 < count <= MOST_TRIALS:
+        raise SettingsError(
+            f"the choices make {count} trials", where="choices", fix=f"leave between 1 and {MOST_TRIALS}"
+        )
     names = sorted(choices)
     found = [
         dict(zip(names, values, strict=True))
         for values in itertools.product(*(choices[name] for name in names))
     ]
-    if not 0 < len(found) <= MOST_TRIALS:
-        raise SettingsError(
-            f"the choices make {len(found)} trials", where="choices", fix=f"leave between 1 and {MOST_TRIALS}"
-        )
     plain = msgspec.to_builtins(base)
     try:
         return [
