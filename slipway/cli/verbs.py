@@ -62,6 +62,7 @@ VERBS: tuple[Verb, ...] = (
     Verb("logs", PLATFORM, "Show what the servers wrote"),
     Verb("ingest", DATA, "Take raw tables to S3, checked and cleaned", "components"),
     Verb("features", DATA, "Build, apply, materialize, show and compare features"),
+    Verb("demo", MODELS, "The whole loop, from data to a refused model"),
     Verb("run", MODELS, "Run a pipeline here or on a cluster"),
     Verb("models", MODELS, "What is registered, what serves, who decided it"),
     Verb("trace", MODELS, "From an answer back to the raw files"),

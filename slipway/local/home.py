@@ -53,6 +53,8 @@ class Secrets(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class State(msgspec.Struct, frozen=True):
     ports: dict[str, int] = {}
+    clock: str = "wall"
+    """The now of the features' TTLs: `wall`, or a moment of a recorded year that is replayed."""
 
 
 class Home:

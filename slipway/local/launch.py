@@ -16,9 +16,11 @@ import fcntl
 import os
 import subprocess
 import sys
+import time
 
 IN_USE = ".in-use"
 """The lock file in the data folder."""
+PATIENCE = 10.0
 
 
 def identity(pid: int) -> str | None:
@@ -46,6 +48,20 @@ def _identity_by_ps(pid: int) -> str | None:
     return None if not state or state.startswith("Z") else started.strip()
 
 
+def _take(lock: int) -> bool:
+    """A server that is being stopped, by an `up` that was interrupted, needs a moment to let go."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.02)
+        else:
+            return True
+
+
 def main(record: str, log: str, data: str, program: list[str]) -> None:
     done, recorded = os.pipe()
     if os.fork():
@@ -60,9 +76,7 @@ def main(record: str, log: str, data: str, program: list[str]) -> None:
         os.dup2(source, target)
     lock = os.open(os.path.join(data, IN_USE), os.O_RDWR | os.O_CREAT, 0o600)
     os.set_inheritable(lock, True)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    if not _take(lock):
         sys.exit(f"launch: another server uses {data}")
     fresh = f"{record}.new"
     with open(fresh, "w", encoding="utf-8") as file:

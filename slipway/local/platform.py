@@ -16,6 +16,7 @@ from pathlib import Path
 import msgspec
 
 from slipway import __version__
+from slipway.clock import parse_clock
 from slipway.errors import PlatformDown, PlatformError, ServerFailed, StateDamaged
 from slipway.local import process
 from slipway.local.home import PRIVATE_FILE, Home, Secrets, State, read_json, write_json
@@ -52,6 +53,7 @@ class _Up:
 
     secrets: Secrets
     ports: dict[str, int]
+    clock: str
     started: list[Server] = field(default_factory=list)
 
 
@@ -69,10 +71,12 @@ class Platform:
     def of(cls, settings: Settings) -> Platform:
         return cls(settings.home, bucket=settings.s3.bucket)
 
-    def up(self, tell: Tell = _silent) -> PlatformStatus:
+    def up(self, tell: Tell = _silent, *, clock: str | None = None) -> PlatformStatus:
         """Start what does not run, mend what is broken, and leave alone what is healthy.
 
-        `tell` hears, one line each, what was found amiss and what was done about it.
+        `tell` hears, one line each, what was found amiss and what was done about it. `clock` replays a
+        recorded year: that moment is the now of the features' TTLs, here and in the runtime, until another
+        is given; `wall` goes back to the real time.
         """
         with self.home.locked(LOCK_PATIENCE):
             self.home.prepare(tuple(server.name for server in self.servers))
@@ -83,7 +87,7 @@ class Platform:
                     where=str(self.home.path),
                     fix="free some space, then run `slipway up` again; what was stored is intact",
                 )
-            run = _Up(self._secrets(tell), self._ports(tell))
+            run = _Up(self._secrets(tell), self._ports(tell), self._clock(clock))
             try:
                 self._start_those_not_healthy((self.store, self.online), run, tell)
                 if self.store in run.started:
@@ -191,6 +195,12 @@ class Platform:
             tell(f"{path.name} could be read by others: now it is private")
         return found
 
+    def _clock(self, asked: str | None) -> str:
+        if asked is not None:
+            parse_clock(asked)
+            return asked
+        return (read_json(self.home.state, State) or State()).clock
+
     def _ports(self, tell: Tell) -> dict[str, int]:
         found = read_json(self.home.state, State)
         if found is None and self.home.state.exists():
@@ -242,7 +252,7 @@ class Platform:
             if run.ports.get(name, port) != port:
                 tell(f"port {run.ports[name]} is taken by another program: {name} moves to {port}")
         run.ports.update(chosen)
-        write_json(self.home.state, State(ports=run.ports))
+        write_json(self.home.state, State(ports=run.ports, clock=run.clock))
         rotate(log)
         arguments = server.configure(self.home, run.secrets, run.ports)
         program = [str(server.executable()), *arguments]
@@ -317,6 +327,7 @@ class Platform:
                 "secret_key": run.secrets.secret_key,
             },
             "online": {"url": online},
+            "features": {"clock": run.clock},
         }
         if read_json(self.home.connection, dict) == document:
             return False

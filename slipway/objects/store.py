@@ -27,6 +27,8 @@ Progress = Callable[[int], None]
 CHUNK = 1 << 20
 PART = 16 << 20
 """Files above this size go up in parts of it."""
+ONE_PIECE = 5 << 30
+"""The most that S3 takes in one request."""
 _DIGEST = "slipway-sha256"
 _WRITER = "slipway-write"
 
@@ -114,15 +116,20 @@ class ObjectStore:
         if_match: str | None = None,
         progress: Progress | None = None,
     ) -> ObjectInfo:
-        """Stream a file up; above 16 MiB in parts, which become visible together or not at all."""
+        """Stream a file up; above 16 MiB in parts, which become visible together or not at all.
+
+        With a condition it goes up in one piece: not every server judges the condition of an upload in parts
+        atomically (of eight at once SeaweedFS 4.48 let three win; in one piece always one).
+        """
         source = Path(path)
         try:
             size = source.stat().st_size
             digest = file_digest(source)
             with source.open("rb") as file:
-                if size > PART:
+                conditional = if_absent or if_match is not None
+                if size > (ONE_PIECE if conditional else PART):
                     return self._write_parts(uri, file, digest, size, if_absent, if_match, progress)
-                info = self._write(uri, file.read(), digest, size, if_absent, if_match)
+                info = self._write(uri, file, digest, size, if_absent, if_match)
         except OSError as error:
             raise ObjectError(f"cannot read {source}: {error.strerror}", where=uri) from error
         if progress is not None:
@@ -195,7 +202,7 @@ class ObjectStore:
         return msgspec.structs.replace(info, digest=found)
 
     def _write(
-        self, uri: str, data: bytes, digest: str, size: int, if_absent: bool, if_match: str | None
+        self, uri: str, data: bytes | BinaryIO, digest: str, size: int, if_absent: bool, if_match: str | None
     ) -> ObjectInfo:
         place = parse_address(uri)
         writer = uuid.uuid4().hex

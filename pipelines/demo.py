@@ -1,0 +1,297 @@
+"""The whole loop on one machine: data, features, training, gates, serving, later months, and a model that
+must not ship.
+
+What is known is not done again: every step is keyed by what it was made from, and a step that ended well
+leaves a note of its outcome on S3 under that key.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import msgspec
+
+from components.deploy.ask import model_path, request
+from components.provenance import code_digest, content_key
+from slipway.contract import REPORT_FILE
+from slipway.datasets import Dataset, open_dataset
+from slipway.errors import GateNotPassed, SlipwayError
+from slipway.local import Platform
+from slipway.objects import ObjectStore
+from slipway.settings import load_settings
+
+START, END = "2013-01-02", "2013-04-01"
+"""Trained on winter and judged by its last weeks."""
+LATER = "2013-06-01"
+"""Up to here the model is then judged on months it has never seen."""
+CLOCK = "2013-04-01T20:00:00Z"
+"""The now of the replay: the day after training ended."""
+CONFIG = '{"model": {"kind": "boosting", "rounds": 80, "learning_rate": 0.15}}'
+
+Say = Callable[[str], None]
+
+
+class Asked(msgspec.Struct, frozen=True):
+    flight: str
+    scheduled: str
+    probability: float
+    late: bool
+    """What became of it; nobody knew when it was asked."""
+    receipt: dict[str, str]
+    freshest: str
+    defaults: int
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    seconds: float
+    version: str
+    steps: dict[str, str]
+    asked: tuple[Asked, ...]
+    later: str
+    refused: str
+    pages: dict[str, str]
+
+
+class Demo:
+    def __init__(self, say: Say, doing: Say) -> None:
+        self._say, self._doing = say, doing
+        self._began = time.monotonic()
+        self._steps: dict[str, str] = {}
+        self._platform = Platform.of(load_settings())
+        self._settings = load_settings()
+        self._objects = ObjectStore.from_settings(self._settings)
+
+    def run(self) -> Outcome:
+        self._up()
+        raw = self._ingest()
+        features = self._features(raw)
+        made = content_key(features.digest, START, END, LATER, CLOCK, CONFIG, _code())
+        trained = self._known("train", made, self._train)
+        version = trained["version"]
+        self._tell("serve", trained["told"])
+        asked = self._ask(raw, trained["path"])
+        later = self._known("later", made + version, self._evaluate)
+        self._tell("later months", later["told"])
+        refused = self._known("broken", made, lambda: self._break(trained["snapshot"]))
+        self._tell("broken model", refused["told"])
+        pages = {
+            "report on training": self._page(trained["uri"] + REPORT_FILE, "training.html"),
+            "report on later months": self._page(later["uri"] + REPORT_FILE, "later.html"),
+            "models and runs": f"mlflow ui --backend-store-uri {self._settings.tracking.uri}",
+        }
+        seconds = time.monotonic() - self._began
+        return Outcome(seconds, version, self._steps, asked, later["told"], refused["told"], pages)
+
+    def _up(self) -> None:
+        self._doing("Starting S3 and the online store")
+        self._platform.up(clock=CLOCK)
+        self._settings = load_settings()
+        if self._settings.profile != "local":
+            raise SlipwayError("the demo is for the profile local", fix="unset SLIPWAY_PROFILE")
+        self._objects = ObjectStore.from_settings(self._settings)
+        # MLflow's first database takes seconds of migrations: let them run beside the ingest.
+        self._tracking = subprocess.Popen(  # noqa: S603 (our own interpreter)
+            [sys.executable, "-c", _MIGRATE], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        self._tell(
+            "platform", f"S3 at {self._settings.s3.endpoint}, replaying {CLOCK[:16].replace('T', ' ')} UTC"
+        )
+
+    def _ingest(self) -> Dataset:
+        from components.ingest import ingest
+
+        self._doing("Ingesting the flights of 2013")
+        found = ingest(self._settings).dataset
+        tables = found.manifest.tables
+        self._tell(
+            "ingest", f"{tables['flights'].rows:,} flights, {tables['weather'].rows:,} hours of weather"
+        )
+        return found
+
+    def _features(self, raw: Dataset) -> Dataset:
+        from feature_repo import build_features
+
+        self._doing("Computing features as of when they were known")
+        found = build_features(
+            self._settings,
+            objects=self._objects,
+            report=lambda step, done, total: self._doing(f"Features: {step}"),
+        )
+        rows = sum(table.rows for table in found.manifest.tables.values())
+        self._tell("features", f"{len(found.manifest.tables)} views, {rows:,} rows")
+        stored = self._known("online", content_key(found.digest, CLOCK, _code()), self._materialize)
+        self._tell("online store", stored["told"])
+        return found
+
+    def _materialize(self) -> dict[str, str]:
+        from feature_repo import definitions
+        from slipway.features.manage import apply_definitions, materialize
+
+        self._doing("Applying the definitions")
+        apply_definitions(self._settings, definitions(self._settings))
+        done = materialize(
+            self._settings, report=lambda view, at, total: self._doing(f"Materializing {view}")
+        )
+        return {"told": f"{sum(item.rows for item in done):,} entities hold their latest values"}
+
+    def _train(self) -> dict[str, str]:
+        from pipelines.local import run_local
+
+        self._doing("Running the training pipeline")
+        self._tracking.wait(timeout=300)
+        arguments = {"start": START, "end": END, "config": CONFIG, "why": "demo"}
+        result = run_local("train", arguments, self._settings, tell=self._follow)
+        version = result.result("register")
+        from slipway.registry import Registry
+
+        name, _, number = version.rpartition(":")
+        found = Registry(self._settings).find(name, number)
+        return {
+            "version": version,
+            "uri": found.uri,
+            "digest": found.digest,
+            "path": model_path(name),
+            "snapshot": result.result("snapshot"),
+            "told": f"{name} version {number}, digest {found.digest[:12]}",
+        }
+
+    def _follow(self, event: Any) -> None:
+        if event.state == "started":
+            self._doing(f"Pipeline: {event.step}")
+        elif event.state == "done" and event.step != "finish":
+            self._tell(event.step, event.told)
+
+    def _ask(self, raw: Dataset, path: str) -> tuple[Asked, ...]:
+        url = self._platform.serving_url()
+        asked = tuple(self._ask_one(url, path, flight) for flight in self._three_flights(raw))
+        for one in asked:
+            outcome = "was late" if one.late else "was not late"
+            self._tell("ask", f"{one.flight}: {one.probability:.0%} likely to be late; it {outcome}")
+        return asked
+
+    def _ask_one(self, url: str, path: str, flight: dict[str, Any]) -> Asked:
+        """Entities and the timetable go in; all features come from the online store."""
+        kinds = {"hour": "FP32", "weekday": "FP32", "scheduled_departure": "FP64"}
+        names = ("carrier", "origin", "dest", "tailnum", "hour", "weekday", "scheduled_departure")
+        inputs = [
+            {"name": name, "datatype": kinds.get(name, "BYTES"), "shape": [1, 1], "data": [flight[name]]}
+            for name in names
+        ]
+        answer = request(url, "POST", f"{path}/infer", {"inputs": inputs})
+        if answer.status != 200:
+            raise SlipwayError(f"the runtime answered {answer.status}: {answer.error}", where=url + path)
+        body = msgspec.json.decode(answer.body)
+        told = body["parameters"]
+        ages = [value for name, value in told.items() if name.startswith("feature_age.") and value < 10**8]
+        return Asked(
+            flight=f"{flight['carrier']}{flight['flight']} {flight['origin']}-{flight['dest']}",
+            scheduled=flight["text"],
+            probability=body["outputs"][0]["data"][0],
+            late=bool(flight["late"]),
+            receipt={
+                name: str(told[name]) for name in ("model_digest", "run_id", "feature_service", "snapshot")
+            },
+            freshest=f"{min(ages, default=0) / 60:.0f} to {max(ages, default=0) / 60:.0f} minutes old",
+            defaults=int(told.get("feature_defaults", 0)),
+        )
+
+    def _three_flights(self, raw: Dataset) -> list[dict[str, Any]]:
+        """Real ones, an hour before they are to leave: from each airport the first that can be told."""
+        import polars as pl
+
+        from feature_repo import label_frame
+        from slipway.tables import read_table
+
+        now = datetime.fromisoformat(CLOCK).astimezone(UTC)
+        leave = now + timedelta(hours=1)
+        frame = label_frame(
+            read_table(self._objects, open_dataset(self._objects, raw.root, raw.digest), "flights"),
+            start=leave,
+            end=leave + timedelta(minutes=30),
+        ).frame
+        picked = frame.sort("event_timestamp", "carrier", "flight").unique(
+            "origin", keep="first", maintain_order=True
+        )
+        rows = picked.with_columns(
+            pl.col("hour").cast(pl.Float64), pl.col("weekday").cast(pl.Float64)
+        ).to_dicts()
+        return [{**row, "text": (row["event_timestamp"] + timedelta(hours=1)).isoformat()} for row in rows]
+
+    def _evaluate(self) -> dict[str, str]:
+        from pipelines.local import run_local
+
+        self._doing("Judging the champion on the months that followed")
+        result = run_local(
+            "evaluate", {"start": END, "end": LATER, "version": "champion"}, self._settings, tell=self._follow
+        )
+        told = next(event.told for event in result.steps if event.step == "evaluate")
+        return {"uri": result.result("evaluate"), "told": told}
+
+    def _break(self, snapshot: str) -> dict[str, str]:
+        """A logistic model whose scaler was left out of the graph, and the gate that sees it."""
+        from components.gates import require_pass
+        from components.onnx_model import OnnxModel
+        from components.snapshot import read_manifest, read_rows
+        from components.snapshot.manifest import result_of
+        from components.train import export, train, with_contract
+        from components.train.step import read_config
+        from components.verify import Evidence, run_checks, select
+        from slipway.project import load_project
+
+        self._doing("Breaking a model: its scaler stays outside the graph")
+        project = load_project(self._settings)
+        manifest = read_manifest(self._objects, snapshot)
+        taken = result_of(snapshot, manifest, created=False)
+        config = read_config('{"model": {"kind": "logistic"}}')
+        candidate = train(self._settings, project, taken, config, objects=self._objects)
+        native = candidate.native(self._objects)
+        scaler = native.preparation.named_steps["columns"].named_transformers_["numbers"].named_steps["scale"]
+        scaler.mean_[:], scaler.scale_[:] = 0.0, 1.0
+        contract = candidate.contract(self._objects)
+        evidence = Evidence(
+            settings=self._settings,
+            project=project,
+            candidate=candidate,
+            manifest=manifest,
+            frame=read_rows(self._objects, snapshot, manifest.digest),
+            model=OnnxModel(with_contract(export(native), contract), contract),
+            objects=self._objects,
+        )
+        try:
+            require_pass(run_checks(select(["native against ONNX"]), evidence), where="a broken candidate")
+        except GateNotPassed as stopped:
+            return {"told": stopped.what}
+        raise SlipwayError("the gate let a broken model pass", fix="this is a defect: please report it")
+
+    def _known(self, stage: str, key: str, make: Callable[[], dict[str, str]]) -> dict[str, str]:
+        """The outcome of a stage: from S3 where it ended well before, else made now."""
+        uri = self._settings.uri("demo", stage, key)
+        if self._objects.head(uri) is not None:
+            return msgspec.json.decode(self._objects.get(uri), type=dict[str, str])
+        outcome = make()
+        self._objects.put(uri, msgspec.json.encode(outcome))
+        return outcome
+
+    def _page(self, uri: str, name: str) -> str:
+        path = self._platform.home.path / "pages" / name
+        self._objects.download(uri, path)
+        return str(path)
+
+    def _tell(self, step: str, line: str) -> None:
+        self._steps[step] = line
+        self._say(f"{time.monotonic() - self._began:6.1f} s  {step:<13} {line}")
+
+
+_MIGRATE = (
+    "from slipway.registry import Registry; from slipway.settings import load_settings; "
+    "Registry(load_settings()).names()"
+)
+
+
+def _code() -> str:
+    return code_digest("components", "feature_repo", "pipelines", "slipway/features")
