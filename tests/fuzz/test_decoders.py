@@ -52,7 +52,7 @@ async def test_the_fast_path_reads_what_the_general_path_reads(
         b'{"inputs":[{"name":"key","shape":[2],"datatype":"INT64","data":[1,2],"data":[3,4]}]}',
     ]
     for sent in inputs([*bodies(model_name), *tricky], fuzz_inputs // 3, seed=31):
-        quick = reader.read(sent, _nobody, 0.0)
+        quick = reader.read(sent, _nobody, 0.0, None, None)
         try:
             slow = decode_request(sent, model, _nobody)
         except ServingError:
