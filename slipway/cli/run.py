@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -99,6 +100,24 @@ def sweep(
         "why": why,
     }
     _run("sweep", arguments, on, json)
+
+
+@app.command()
+def component(
+    name: Annotated[str, typer.Argument(help="A step, such as snapshot; a wrong name lists all.")],
+    argument: Annotated[
+        list[str] | None, typer.Option(help="key=value, as the pipeline hands it to the step; repeat it.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Folder for its artifacts; a temporary one by default.")
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Run one component by itself, in this process; what it answers is what the next one takes."""
+    from slipway.cli.component import run_component
+
+    made = run_component(name, argument or [], output)
+    answer(made, json=json, show=lambda: f"artifacts in {made.folder}\n{made.result}")
 
 
 def _run(name: str, arguments: dict[str, Any], on: str, json: bool) -> None:
