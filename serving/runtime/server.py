@@ -127,8 +127,15 @@ async def _start(engine: Engine, stop: asyncio.Event) -> None:
 
 
 async def start_grpc(engine: Engine, config: Config, policy: Policy | None, *, shared: bool) -> list[Closer]:
-    """The gRPC front."""
-    return []
+    """The gRPC front; what it gives back is awaited with the seconds left to drain."""
+    from serving.runtime.grpc.server import GrpcServer, gate_of
+
+    server = GrpcServer(engine, gate=None if policy is None else gate_of(policy))
+    grpc_socket = listen(config.grpc_host or config.http_host, config.grpc_port, shared=shared)
+    await server.start(grpc_socket, tls_context(config, ["h2"]))
+    host, port = grpc_socket.getsockname()[:2]
+    log.info("gRPC on %s:%d", host, port)
+    return [server.drain]
 
 
 def _connections(lines: Lines, http: Server) -> None:

@@ -1,0 +1,274 @@
+"""One gRPC call: message framing, compression, deadlines, status; the methods themselves are elsewhere."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from serving.runtime.grpc.infer_codec import frame
+from serving.runtime.grpc.status import CONTENT_TYPE, STATUS_OK, CallFailed, Status, explain, trailers
+from serving.runtime.http2 import Headers, Stream
+from serving.runtime.tracing import Trace
+
+if TYPE_CHECKING:
+    from serving.runtime.grpc.application import GrpcApplication
+
+ENCODINGS = ("identity", "deflate", "gzip")
+ACCEPTS = (b"grpc-accept-encoding", b",".join(name.encode() for name in ENCODINGS))
+OK_TRAILERS: Headers = ((b"grpc-status", b"0"),)
+_WINDOW_BITS = {"deflate": zlib.MAX_WBITS, "gzip": zlib.MAX_WBITS | 16}
+_EXACT_TIMER_SECONDS = 10.0
+"""A longer deadline is kept by the sweep, half a second late at most; its timer would cost each call 2 us."""
+
+
+@dataclass(slots=True, eq=False)
+class CallHead:
+    """What the headers of a call mean; shared by all calls with the same headers."""
+
+    method: Any = None
+    metadata: dict[str, str] | None = None
+    encoding: str = "identity"
+    timeout: float | None = None
+    refused: Headers | None = None
+    """Trailers-only answer to a call that cannot be taken."""
+    plain_body: bytes | None = None
+    """With it, what `refused` says is said to an HTTP client that speaks no gRPC."""
+    request_id: str = ""
+    trace: Trace | None = None
+
+
+class Call(Stream):
+    """Unary calls hand one whole message to their method; streaming calls hand each as it comes."""
+
+    application: ClassVar[GrpcApplication]
+    """Set once, on a subclass, so that no call carries it."""
+
+    buffer: bytearray | None = None
+    expected: int = -1
+    """Bytes of the message that is coming, with its prefix; -1 while the prefix is not whole."""
+    arrived: float = 0.0
+    deadline: float | None = None
+    timer: Any = None
+    on_cancel: Callable[[], None] | None = None
+    request: Any = None
+    """The engine's request, to be dropped when nobody waits."""
+    state: Any = None
+    """A streaming method's own."""
+
+    # -- the stream's events -----------------------------------------------------------------------
+
+    def begin(self) -> None:
+        head: CallHead = self.head.prepared
+        self.arrived = perf_counter()
+        if head.refused is not None:
+            self._refuse_head(head)
+            return
+        if head.timeout is not None:
+            self._start_deadline(head.timeout)
+        method = head.method
+        if method.client_streaming and not self.closed:
+            self.guard(method.open, self)
+        elif self.remote_closed:
+            self.fail(CallFailed(Status.INTERNAL, "the call has no message"))
+
+    def receive(self, data: bytes, start: int, stop: int) -> None:
+        method = self.head.prepared.method
+        if (
+            self.remote_closed
+            and self.buffer is None
+            and method.unary
+            and stop - start >= 5
+            and data[start] == 0
+            and int.from_bytes(data[start + 1 : start + 5], "big") == stop - start - 5
+            and stop - start - 5 <= self.application.max_message
+        ):
+            try:
+                method.call(self, data, start + 5, stop)
+            except Exception as error:
+                self.fail(error)
+            return
+        self.guard(self._collect, data, start, stop)
+
+    def cancelled(self) -> None:
+        self._drop()
+        if self.on_cancel is not None:
+            self.on_cancel()
+
+    def overdue(self, now: float) -> None:
+        """Called twice a second."""
+        deadline = self.deadline
+        if deadline is None and not self.head.prepared.method.long:
+            deadline = self.arrived + self.application.default_timeout
+        if deadline is not None and deadline < now:
+            self._too_late()
+
+    @property
+    def waits_for_peer(self) -> bool:
+        if self.remote_closed or self.held:
+            return False
+        return self.buffer is not None or not self.head.prepared.method.client_streaming
+
+    # -- messages ----------------------------------------------------------------------------------
+
+    def _collect(self, data: bytes, start: int, stop: int) -> None:
+        """Messages that come in pieces, in company, or compressed."""
+        buffer = self.buffer
+        if buffer is None:
+            buffer = self.buffer = bytearray()
+        if stop > start:
+            buffer += memoryview(data)[start:stop]
+            self.application.buffered += stop - start
+        method = self.head.prepared.method
+        while True:
+            if self.expected < 0:
+                if len(buffer) < 5:
+                    break
+                self.expected = 5 + int.from_bytes(buffer[1:5], "big")
+                self._check_size(self.expected - 5)
+            if len(buffer) < self.expected:
+                break
+            if method.unary and (len(buffer) > self.expected or not self.remote_closed):
+                if len(buffer) > self.expected:
+                    raise CallFailed(Status.INTERNAL, "a unary call takes one message, and more came")
+                break
+            message = self._take(buffer)
+            if method.unary:
+                method.call(self, message, 0, len(message))
+                return
+            method.message(self, message)
+            if self.closed:
+                return
+        if self.application.buffered > self.application.max_buffered:
+            raise CallFailed(
+                Status.RESOURCE_EXHAUSTED, "too much is being received at once; try again, or send less"
+            )
+        if self.remote_closed:
+            if buffer or method.unary:
+                raise CallFailed(Status.INTERNAL, "the call ends inside a message")
+            method.end(self)
+        elif not buffer:
+            self.buffer = None
+
+    def _check_size(self, size: int) -> None:
+        if size > self.application.max_message:
+            raise CallFailed(
+                Status.RESOURCE_EXHAUSTED,
+                f"a message of {size} bytes, and this server takes {self.application.max_message}\n"
+                "  to mend it: send fewer rows at once, or raise --max-body",
+            )
+
+    def _take(self, buffer: bytearray) -> bytes:
+        expected = self.expected
+        flag = buffer[0]
+        payload = bytes(memoryview(buffer)[5:expected])
+        del buffer[:expected]
+        self.application.buffered -= expected
+        self.expected = -1
+        if flag == 0:
+            return payload
+        if flag != 1:
+            raise CallFailed(Status.INTERNAL, f"a message begins with {flag}, not with 0 or 1")
+        encoding = self.head.prepared.encoding
+        if encoding == "identity":
+            raise CallFailed(Status.INTERNAL, "a message is compressed, and grpc-encoding does not say how")
+        return self._inflate(payload, encoding)
+
+    def _inflate(self, payload: bytes, encoding: str) -> bytes:
+        """Never more than a message may have: a bomb is given up where it passes the limit."""
+        limit = self.application.max_message
+        inflater = zlib.decompressobj(_WINDOW_BITS[encoding])
+        try:
+            message = inflater.decompress(payload, limit + 1)
+        except zlib.error as error:
+            raise CallFailed(Status.INTERNAL, f"a message is no {encoding}: {error}") from None
+        if len(message) > limit:
+            self._check_size(len(message))
+        if not inflater.eof or inflater.unused_data:
+            raise CallFailed(Status.INTERNAL, f"a {encoding} message is cut off, or something follows it")
+        return message
+
+    # -- answers -----------------------------------------------------------------------------------
+
+    def reply(self, message: bytes, headers: Headers | None = None) -> None:
+        """The answer of a unary call."""
+        self._settle()
+        self.respond(headers or self.application.answer_headers, frame(message), OK_TRAILERS)
+
+    def send_message(self, message: bytes) -> None:
+        """One of the answers of a streaming call."""
+        if not self.answered:
+            self.send_headers(self.application.answer_headers)
+        self.send_data(frame(message))
+
+    def finish(self) -> None:
+        self._settle()
+        if not self.answered:
+            self.send_headers(self.application.answer_headers)
+        self.send_trailers(OK_TRAILERS)
+
+    def fail(self, error: BaseException) -> None:
+        status, message, extra = explain(error)
+        self.close(status, message, extra)
+
+    def close(self, status: Status, message: str, extra: Headers = ()) -> None:
+        if self.closed:
+            return
+        self._settle()
+        self.application.count_failure(self, status)
+        end = trailers(status, message, extra)
+        if self.answered:
+            self.send_trailers(end)
+        else:
+            self.send_headers((STATUS_OK, CONTENT_TYPE, *end), end=True)
+
+    def guard(self, work: Callable[..., None], *arguments: Any) -> None:
+        try:
+            work(*arguments)
+        except Exception as error:
+            self.fail(error)
+
+    def _refuse_head(self, head: CallHead) -> None:
+        assert head.refused is not None  # noqa: S101
+        self._settle()
+        if head.plain_body is None:
+            self.send_headers(head.refused, end=True)
+        else:
+            self.send_headers(head.refused)
+            self.send_data(head.plain_body, end=True)
+
+    # -- deadlines and the end ---------------------------------------------------------------------
+
+    def _start_deadline(self, seconds: float) -> None:
+        self.deadline = self.arrived + seconds
+        if seconds <= _EXACT_TIMER_SECONDS:
+            self.timer = self.application.loop.call_later(seconds, self._too_late)
+
+    def _too_late(self) -> None:
+        if self.closed:
+            return
+        waited = perf_counter() - self.arrived
+        if self.request is not None:
+            self.request.cancelled = True
+        self.close(Status.DEADLINE_EXCEEDED, f"no answer within the deadline, after {waited * 1000:.0f} ms")
+        if self.on_cancel is not None:
+            self.on_cancel()
+
+    def _settle(self) -> None:
+        """The call is answered."""
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
+        if self.buffer:
+            self.application.buffered -= len(self.buffer)
+        self.buffer = None
+        self.request = None
+
+    def _drop(self) -> None:
+        """Nobody waits any more."""
+        request = self.request
+        if request is not None:
+            request.cancelled = True
+        self._settle()
