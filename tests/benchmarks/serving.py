@@ -10,7 +10,9 @@ unkind to one as to the other. CPU is that of the server's whole process tree, b
 from __future__ import annotations
 
 import argparse
+import signal
 import statistics
+import sys
 import tempfile
 from collections import defaultdict
 from contextlib import ExitStack
@@ -85,20 +87,20 @@ def table(scenario: Scenario, results: dict[str, list[Round]]) -> str:
     for name, rounds in results.items():
         # The ratio is that of the same round, so that what else the machine did weighs on both.
         ratios = [theirs.cpu / mine.cpu for theirs, mine in zip(rounds, ours, strict=False)]
-        lines.append(
-            f"| {SERVERS[name].title} | {_median(r.cpu for r in rounds)} "
-            f"| {statistics.median(ratios):.1f} " + f"| {_median(r.per_second for r in rounds)} "
-            f"| {_median(r.p50 for r in rounds)} | {_median(r.p99 for r in rounds)} |"
-            if ratios
-            else f"| {SERVERS[name].title} | {_median(r.cpu for r in rounds)} | - "
-            f"| {_median(r.per_second for r in rounds)} | {_median(r.p50 for r in rounds)} "
-            f"| {_median(r.p99 for r in rounds)} |"
-        )
+        cells = [
+            SERVERS[name].title,
+            _median([r.cpu for r in rounds]),
+            f"{statistics.median(ratios):.1f}" if ratios else "-",
+            _median([r.per_second for r in rounds]),
+            _median([r.p50 for r in rounds]),
+            _median([r.p99 for r in rounds]),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def _median(values: object) -> str:
-    return f"{statistics.median(values):,.0f}"  # type: ignore[call-overload]
+def _median(values: list[float]) -> str:
+    return f"{statistics.median(values):,.0f}"
 
 
 def run(arguments: list[str] | None = None) -> None:
@@ -108,6 +110,8 @@ def run(arguments: list[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--seconds", type=float, default=SECONDS)
     options = parser.parse_args(arguments or [])
+    # A time limit ends this with SIGTERM; the servers must end with it.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     servers = [SERVERS[name] for name in options.servers]
     for peer in servers:
         peer.install()
@@ -121,6 +125,4 @@ def run(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    import sys
-
     run(sys.argv[1:])

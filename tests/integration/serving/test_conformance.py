@@ -27,7 +27,6 @@ def target(conformance_server: Running) -> Iterator[Target]:
     [
         pytest.param(check, id=f"{check.section}: {check.name}")
         for check in sorted(CHECKS, key=lambda check: _ORDER.index(check.section))
-        if not check.section.startswith("grpc")
     ],
 )
 def test_the_server_conforms(check: Check, target: Target) -> None:

@@ -300,7 +300,10 @@ def test_a_token_is_asked_for(guarded: Running) -> None:
 def test_workers_share_the_port_the_metrics_and_the_orders(tmp_path: Path) -> None:
     publish(tmp_path / "models" / "delays", contract(), version="1")
     with running_server(tmp_path / "models", tmp_path / "run", "--workers", "2") as server:
-        time.sleep(0.5)
+        until = time.monotonic() + 15
+        while metric(server.url, "slipway_model_loads_total", model="delays") < 2:
+            assert time.monotonic() < until, "not every worker has loaded the model"
+            time.sleep(0.1)
         for _ in range(40):
             infer(server, row(1, 2, 3)).raise_for_status()
         assert metric(server.url, "slipway_requests_total", model="delays") == 40
@@ -318,12 +321,11 @@ def test_workers_share_the_port_the_metrics_and_the_orders(tmp_path: Path) -> No
         ]
         assert len(children) == 2
         os.kill(children[0], signal.SIGKILL)
+        # The worker in its place answers 503 until it has loaded the model: twenty good ones in a row say so.
         until = time.monotonic() + 15
-        while (
-            metric(server.url, "slipway_model_loads_total", model="delays") < 2 and time.monotonic() < until
-        ):
+        while {infer(server, row(1, 2, 3)).status_code for _ in range(20)} != {200}:
+            assert time.monotonic() < until, "no worker took the place of the killed one"
             time.sleep(0.1)
-        assert infer(server, row(1, 2, 3)).status_code == 200
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(15) == 0
 

@@ -61,8 +61,8 @@ def test_tritonclient_http(zoo_server: Running, tmp_path: Path) -> None:
 
 def test_kserve(zoo_server: Running, tmp_path: Path) -> None:
     wanted = write_inputs(tmp_path, ("boosted30", "categories", "two_and_two"))
-    out = run(sys.executable, CLIENTS / "kserve_both.py", zoo_server.url, "-", tmp_path)
-    expect_same(out, wanted, {"binary", "json"})
+    out = run(sys.executable, CLIENTS / "kserve_both.py", zoo_server.url, zoo_server.grpc_address, tmp_path)
+    expect_same(out, wanted, {"binary", "json", "grpc"})
 
 
 def test_curl(zoo_server: Running) -> None:

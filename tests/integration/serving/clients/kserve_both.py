@@ -1,6 +1,6 @@
 """KServe's clients, as its documentation uses them; importing kserve takes seconds, so both in one process.
 
-Arguments: URL, gRPC address or "-", folder of inputs; prints outputs.
+Arguments: URL, gRPC address, folder of inputs; prints outputs.
 """
 
 import asyncio
@@ -37,14 +37,13 @@ async def main():
             answer = await rest.infer(url, request(model, inputs, binary), model_name=model)
             answers[model][kind] = arrays(answer)
     await rest.close()
-    if address != "-":
-        grpc = InferenceGRPCClient(address, timeout=10)
-        assert await grpc.is_server_live()
-        assert await grpc.is_server_ready()
-        for model, inputs in read(folder).items():
-            assert await grpc.is_model_ready(model)
-            answers[model]["grpc"] = arrays(await grpc.infer(request(model, inputs, True)))
-        await grpc.close()
+    grpc = InferenceGRPCClient(address, timeout=10)
+    assert await grpc.is_server_live()
+    assert await grpc.is_server_ready()
+    for model, inputs in read(folder).items():
+        assert await grpc.is_model_ready(model)
+        answers[model]["grpc"] = arrays(await grpc.infer(request(model, inputs, True)))
+    await grpc.close()
     show(answers)
 
 

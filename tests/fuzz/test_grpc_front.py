@@ -1,0 +1,142 @@
+"""The gRPC front, fed with broken frames and broken messages: refused in HTTP/2's or gRPC's own words."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import struct
+import time
+
+import numpy as np
+import pytest
+
+from serving.client.grpc_messages import infer_message
+from serving.runtime.http2.connection import Connection
+from tests.benchmarks._load_grpc import _frame, call_head
+from tests.fuzz.conftest import Front, Memory, Transport
+from tests.fuzz.test_rest_front import GROWTH, LIMIT_SECONDS, settle
+from tests.support.messages import SERVICE, message
+from tests.support.models import zoo
+from tests.support.mutate import inputs, pieces
+
+pytestmark = [pytest.mark.fuzz, pytest.mark.timeout(5400)]
+
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+_HEADERS, _SETTINGS, _PING, _GOAWAY, _WINDOW, _CONTINUATION = 1, 4, 6, 7, 8, 9
+
+
+def messages() -> list[bytes]:
+    """Good ModelInferRequests, raw and typed."""
+    rng = np.random.default_rng(3)
+    found = []
+    for model in ("logistic", "two_and_two", "every_dtype", "categories", "lookup"):
+        sample = zoo()[model].sample(rng, 2)
+        found.append(infer_message(model, sample, None, None, "id", {"a": 1, "b": "c", "d": True}, None))
+    typed = message("ModelInferRequest")(model_name="logistic")
+    tensor = typed.inputs.add(name="X", datatype="FP32", shape=[1, 4])
+    tensor.contents.fp32_contents.extend([1, 2, 3, 4])
+    typed.outputs.add(name="label")
+    found.append(typed.SerializeToString())
+    return found
+
+
+def call(stream: int, content: bytes, method: str = "ModelInfer") -> bytes:
+    framed = b"\x00" + struct.pack(">I", len(content)) + content
+    head = call_head(f"/{SERVICE}/{method}")
+    return _frame(_HEADERS, 4, stream, head) + _frame(0, 1, stream, framed)
+
+
+def conversations() -> list[bytes]:
+    opening = PREFACE + _frame(_SETTINGS, 0, 0, struct.pack(">HI", 4, 1 << 20))
+    first = messages()[0]
+    split = call_head(f"/{SERVICE}/ModelInfer")
+    return [
+        *(opening + call(1, content) for content in messages()),
+        opening + b"".join(call(stream, first) for stream in (1, 3, 5, 7)),
+        opening + call(1, b"", "ServerLive") + call(3, b"", "ServerReady") + call(5, b"", "ServerMetadata"),
+        opening + call(1, b"\n\x08logistic", "ModelMetadata") + call(3, b"", "RepositoryIndex"),
+        opening + _frame(_PING, 0, 0, b"12345678") + _frame(_WINDOW, 0, 0, struct.pack(">I", 1000)),
+        opening + _frame(_HEADERS, 0, 1, split[:9]) + _frame(_CONTINUATION, 4, 1, split[9:]),
+        opening + call(1, first) + _frame(3, 0, 1, struct.pack(">I", 8)) + _frame(_GOAWAY, 0, 0, b"\0" * 8),
+        opening + _frame(_HEADERS, 4 | 8, 1, b"\x03" + split + b"\0\0\0"),
+    ]
+
+
+def frames(written: bytes) -> list[tuple[int, int, int, bytes]]:
+    """What was written, which must be whole frames and nothing else."""
+    found, at = [], 0
+    while at < len(written):
+        size = int.from_bytes(written[at : at + 3], "big")
+        assert len(written) >= at + 9 + size, f"half a frame: {written[at : at + 50]!r}"
+        stream = int.from_bytes(written[at + 5 : at + 9], "big")
+        found.append((written[at + 3], written[at + 4], stream, written[at + 9 : at + 9 + size]))
+        at += 9 + size
+    return found
+
+
+async def _feed(front: Front, stream: list[bytes], rng: random.Random) -> list[bytes]:
+    """What was written to each."""
+    group = []
+    server = front.grpc
+    loop = asyncio.get_running_loop()
+    for sent in stream:
+        connection = Connection(server.application, server.front.limits, loop, server.front.connections)
+        transport = Transport(strict=False)
+        connection.connection_made(transport)
+        began = time.perf_counter()
+        for piece in pieces(rng, sent):
+            if transport.closed:
+                break
+            connection.data_received(piece)
+        took = time.perf_counter() - began
+        assert took < LIMIT_SECONDS, f"{took:.1f} s for {sent[:300]!r}"
+        group.append((sent, connection, transport))
+    await settle(front)
+    for sent, connection, transport in group:
+        try:
+            frames(bytes(transport.written))
+        except AssertionError as error:
+            raise AssertionError(f"{error}\nsent: {sent!r}") from None
+        connection.connection_lost(None)
+    assert not front.faults.records, (
+        front.faults.records[0].getMessage(),
+        front.faults.records[0].exc_info,
+        [sent for sent, _, _ in group],
+    )
+    return [bytes(transport.written) for _, _, transport in group]
+
+
+async def test_broken_frames(front: Front, fuzz_inputs: int) -> None:
+    rng = random.Random(41)
+    memory = Memory(fuzz_inputs // 16)
+    group: list[bytes] = []
+    for sent in inputs(conversations(), fuzz_inputs, seed=41):
+        # The preface stays, else the randomness would stop at the door.
+        group.append(PREFACE + sent.removeprefix(PREFACE) if rng.random() < 0.9 else sent)
+        if len(group) == 16:
+            await _feed(front, group, rng)
+            group = []
+            memory.count()
+    assert not front.grpc.front.connections
+    assert memory.grown() < GROWTH
+
+
+async def test_broken_messages(front: Front, fuzz_inputs: int) -> None:
+    """The frames are right; what is in them is not. Each call must end with trailers."""
+    rng = random.Random(42)
+    memory = Memory(fuzz_inputs // 16)
+    opening = PREFACE + _frame(_SETTINGS, 0, 0, b"")
+    group: list[bytes] = []
+    answered = ended = 0
+    for sent in inputs(messages(), fuzz_inputs, seed=42):
+        group.append(opening + call(1, sent[:16000]))
+        if len(group) == 16:
+            for written in await _feed(front, group, rng):
+                found = frames(written)
+                assert any(kind == _HEADERS and flags & 1 for kind, flags, _, _ in found), found
+                ended += 1
+                answered += any(kind == 0 for kind, _, _, _ in found)
+            group = []
+            memory.count()
+    assert memory.grown() < GROWTH
+    assert 0.005 * ended < answered < 0.98 * ended
