@@ -123,9 +123,12 @@ def run(arguments: list[str]) -> int:
     except (KeyboardInterrupt, typer.Abort):
         return _interrupted(json)
     except BrokenPipeError:
-        # `slipway logs | head`: what is left to flush at exit must not raise again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return READER_GONE
+        return _reader_gone()
+    except SystemExit as end:
+        # Typer turns a broken pipe into its own exit.
+        if isinstance(end.__context__, BrokenPipeError):
+            return _reader_gone()
+        raise
     except Exception as error:  # the last line of defence: a defect of ours
         return _defect(error, json)
     if code == INTERRUPTED:
@@ -174,6 +177,12 @@ def _missing(error: ModuleNotFoundError, arguments: list[str]) -> SlipwayError |
         where=sys.prefix,
         fix=f"install it with: pip install 'slipway[{verb.extra}]'",
     )
+
+
+def _reader_gone() -> int:
+    """`slipway logs | head`: what is left to flush at exit must not raise again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno() if sys.__stdout__ else 1)
+    return READER_GONE
 
 
 def _interrupted(json: bool) -> int:

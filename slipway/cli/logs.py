@@ -23,8 +23,8 @@ def logs(
     ] = False,
 ) -> None:
     """Show the logs of the embedded servers."""
+    from slipway.local.logs import Follower
     from slipway.local.logs import follow as follow_logs
-    from slipway.local.logs import last_lines
 
     platform = embedded()
     names = [known.name for known in platform.servers]
@@ -35,11 +35,12 @@ def logs(
         raise PlatformDown("there are no logs yet", where=str(platform.home.path), fix="slipway up")
     # With one server its lines stand as they are, so that they can be piped; with more each says whose it is.
     width = max(map(len, files)) if len(files) > 1 else 0
-    for name, file in files.items():
-        for line in last_lines(file, lines):
+    followers = {name: Follower(file) for name, file in files.items()}
+    for name, follower in followers.items():
+        for line in follower.last_lines(lines):
             _write(name, line, width)
     if follow:
-        for name, line in follow_logs(files):
+        for name, line in follow_logs(followers):
             _write(name, line, width)
 
 

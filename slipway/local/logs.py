@@ -17,12 +17,12 @@ def rotate(log: Path) -> None:
         log.replace(log.with_name(f"{log.name}.1"))
 
 
-def last_lines(log: Path, count: int) -> list[str]:
-    """The last lines of a log, read from its end; none when there is no log."""
+def last_lines(log: Path, count: int, *, end: int | None = None) -> list[str]:
+    """The last lines of a log, or of what it held up to `end`; none when there is no log."""
     if count <= 0 or not log.exists():
         return []
     with log.open("rb") as file:
-        position = file.seek(0, os.SEEK_END)
+        position = file.seek(0, os.SEEK_END) if end is None else end
         tail = b""
         while position and tail.count(b"\n") <= count:
             step = min(_BLOCK, position)
@@ -31,8 +31,8 @@ def last_lines(log: Path, count: int) -> list[str]:
     return tail.decode(errors="replace").splitlines()[-count:]
 
 
-class _Follower:
-    """Whole lines of one log from where it stands now; goes on in the new file when it is put aside."""
+class Follower:
+    """Whole lines of one log: the last ones, and those after; also when it is put aside for a new one."""
 
     def __init__(self, log: Path) -> None:
         self._log = log
@@ -40,6 +40,10 @@ class _Follower:
         self._position = found.st_size if found else 0
         self._inode = found.st_ino if found else None
         self._rest = b""
+
+    def last_lines(self, count: int) -> list[str]:
+        """Those from before it began to follow: between them and the new ones none is lost or doubled."""
+        return last_lines(self._log, count, end=self._position)
 
     def new_lines(self) -> list[str]:
         try:
@@ -57,9 +61,8 @@ class _Follower:
         return [line.decode(errors="replace") for line in lines]
 
 
-def follow(logs: Mapping[str, Path], *, poll: float = 0.2) -> Iterator[tuple[str, str]]:
+def follow(followers: Mapping[str, Follower], *, poll: float = 0.2) -> Iterator[tuple[str, str]]:
     """Name and line of what is written to these logs from now on, for ever."""
-    followers = {name: _Follower(log) for name, log in logs.items()}
     while True:
         for name, follower in followers.items():
             for line in follower.new_lines():
