@@ -37,7 +37,8 @@ class Times:
     def report(self) -> None:
         wall, cpu = statistics.median(self.wall), statistics.median(self._cpu)
         print(
-            f"{self._name:44} wall median {wall:6.3f} s, best {min(self.wall):6.3f} s   CPU median {cpu:6.3f} s"
+            f"{self._name:44} wall median {wall:6.3f} s, best {min(self.wall):6.3f} s"
+            f"   CPU median {cpu:6.3f} s"
         )
 
 
