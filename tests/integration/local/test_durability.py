@@ -23,6 +23,9 @@ from slipway.local import platform as platform_module
 from slipway.local.ports import choose
 from slipway.settings import Settings, load_settings
 
+# One worker for all of them: they share a platform.
+pytestmark = pytest.mark.xdist_group("durability")
+
 ROUNDS = 3
 
 

@@ -23,6 +23,9 @@ from slipway.local import platform as platform_module
 from slipway.local.launch import IN_USE
 from slipway.settings import load_settings
 
+# One worker for all of them: they share a platform.
+pytestmark = pytest.mark.xdist_group("platform")
+
 SLIPWAY = Path(sys.executable).with_name("slipway")
 
 
