@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from slipway.cli.output import JsonOption, answer, note, progress
+import sys
+
+from slipway.cli.output import JsonOption, answer, progress
 from slipway.cli.verbs import new_app
 
 app = new_app()
@@ -16,8 +18,13 @@ def demo(json: JsonOption = False) -> None:
     """
     from pipelines.demo import Demo
 
+    # While kfp runs, its log stands in for stderr: keep the terminal's.
+    terminal = sys.stderr
     with progress("Starting") as bar:
-        outcome = Demo(say=note, doing=lambda label: bar.update(label=label)).run()
+        outcome = Demo(
+            say=lambda line: print(line, file=terminal, flush=True),
+            doing=lambda label: bar.update(label=label),
+        ).run()
 
     def render() -> str:
         lines = ["", "Three flights, asked an hour before they were to leave, by their entities alone:"]

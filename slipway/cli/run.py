@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from slipway.cli.output import JsonOption, answer, note, progress
+from slipway.cli.output import JsonOption, answer, progress
 from slipway.cli.verbs import new_app
 from slipway.errors import SettingsError
 
@@ -150,11 +150,12 @@ class Teller:
     def __init__(self, *, quiet: bool) -> None:
         self.bar: Any = None
         self._quiet = quiet
+        # While kfp runs, its log stands in for stderr: keep the terminal's.
+        self._stream = sys.stderr
 
     def __call__(self, event: Event) -> None:
         if event.state == "started":
             if self.bar is not None:
                 self.bar.update(label=f"{event.step} …")
         elif not self._quiet and event.state == "done" and event.step != "finish":
-            note(f"  {event.step:<10} {event.told}  ({event.seconds:.1f} s)")
-            sys.stderr.flush()
+            print(f"  {event.step:<10} {event.told}  ({event.seconds:.1f} s)", file=self._stream, flush=True)
