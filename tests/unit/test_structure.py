@@ -15,7 +15,7 @@ ROOT = Path(slipway.__file__).resolve().parents[1]
 FOLDERS = ("slipway", "serving", "components", "pipelines", "feature_repo")
 LONGEST = 500
 # Over the limit when the limit came; each may only get shorter, and leaves this table then.
-TOO_LONG = {"serving/runtime/http1.py": 649, "serving/runtime/http2/connection.py": 641}
+TOO_LONG = {"serving/runtime/http1.py": 649}
 
 # What each part may import, in the order of the design: slipway <- components, serving, feature_repo
 # <- pipelines, cli. The embedded platform starts the runtime, and so may know it.
