@@ -1,289 +1,35 @@
-"""HTTP/1.1 on asyncio.Protocol: framing, order, limits, timeouts. What a request means is in routes.py.
-
-Most clients send the same head with every request of a connection, so a head that was parsed once is looked
-up by its bytes: 0.3 us in place of 6 us for a parse with ten headers. The cache can hold only heads that the
-strict parse accepted, and equal bytes mean the same request, so nothing is trusted that was not checked.
-"""
+"""Connections: framing, order of answers, limits and timeouts. What a request means is in routes.py."""
 
 from __future__ import annotations
 
 import asyncio
-import zlib
 from collections import deque
 from collections.abc import Callable
 from http import HTTPStatus
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-import httptools
 import msgspec
 
+from serving.runtime.http1.body import Chunks, decompress, too_large
+from serving.runtime.http1.head import Head, HeaderTooLarge, parse_head
 from serving.runtime.lane import INLINE_SECONDS
-from serving.runtime.tracing import Trace, parse_traceparent
-from slipway.errors import InvalidRequest, PayloadTooLarge, ServingError
+from slipway.errors import InvalidRequest, ServingError
 
 if TYPE_CHECKING:
     from serving.runtime.config import Config
     from serving.runtime.messages import InferRequest
 
 MAX_PIPELINED = 64
-MAX_CHUNK_LINE = 1024
-MAX_HEADERS = 100
 _CACHED_HEADS = 1024
-
-
-class HeaderTooLarge(ServingError):
-    status = 431
-
-
-class NotSupported(ServingError):
-    status = 501
 
 
 class RequestTimeout(ServingError):
     status = 408
 
 
-class ExpectationFailed(ServingError):
-    status = 417
-
-
-class Head:
-    """Request line and headers, parsed once; `handler` is the route's, found once."""
-
-    __slots__ = (
-        "arguments", "cacheable", "chunked", "encoding", "error", "expect", "handler", "headers", "is_head",
-        "json_length", "keep_alive", "length", "method", "query", "request_id", "simple", "target", "trace",
-        "version",
-    )  # fmt: skip
-
-    def __init__(self) -> None:
-        self.method = ""
-        self.target = b""
-        self.query = ""
-        self.version = "1.1"
-        self.headers: dict[bytes, bytes] = {}
-        self.length = 0
-        self.chunked = False
-        self.keep_alive = True
-        self.expect = False
-        self.is_head = False
-        self.encoding = b""
-        self.json_length: int | None = None
-        self.request_id = ""
-        self.trace: Trace | None = None
-        self.cacheable = True
-        self.simple = False
-        """A body of known length in no coding, on a connection that stays open, and a route."""
-        self.error: ServingError | None = None
-        """Found by the route (unknown path, wrong method, no token); the connection stays usable."""
-        self.handler: Handler = _no_handler
-        self.arguments: Any = ()
-
-
-Handler = Callable[["Exchange"], None]
-
-
-def _no_handler(exchange: Exchange) -> None:
-    raise AssertionError("a head without a route")
-
-
-class _HeadReader:
-    """Collects what httptools finds."""
-
-    def __init__(self) -> None:
-        self.url = b""
-        self.headers: list[tuple[bytes, bytes]] = []
-        self.complete = False
-
-    def on_url(self, url: bytes) -> None:
-        self.url += url
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        self.headers.append((name.lower(), value))
-
-    def on_headers_complete(self) -> None:
-        self.complete = True
-
-
-_SINGLE = (b"content-length", b"transfer-encoding", b"host", b"inference-header-content-length", b"expect")
-
-
-def parse_head(raw: bytes) -> Head:
-    """Strictly: what two parsers could read in two ways is refused."""
-    if raw.count(b"\n") != raw.count(b"\r\n") or raw.count(b"\r") != raw.count(b"\r\n"):
-        raise InvalidRequest("the head has line ends that are not CRLF", where="the request head")
-    reader = _HeadReader()
-    parser = httptools.HttpRequestParser(reader)
-    try:
-        parser.feed_data(raw)
-    except httptools.HttpParserUpgrade:
-        pass  # an upgrade is declined by answering as if it had not been asked for
-    except httptools.HttpParserError as error:
-        raise InvalidRequest(f"not an HTTP/1.1 request: {error}", where="the request head") from None
-    if not reader.complete:
-        raise InvalidRequest("not an HTTP/1.1 request", where="the request head")
-    if len(reader.headers) > MAX_HEADERS:
-        raise HeaderTooLarge(f"{len(reader.headers)} headers, at most {MAX_HEADERS} are read")
-    head = Head()
-    head.method = parser.get_method().decode("ascii")
-    head.is_head = head.method == "HEAD"
-    head.version = parser.get_http_version()
-    path, _, query = reader.url.partition(b"?")
-    if path.startswith((b"http://", b"https://")):
-        path = b"/" + path.split(b"://", 1)[1].partition(b"/")[2]
-    head.target = path
-    head.query = query.decode("latin-1")
-    for name, value in reader.headers:
-        if name in head.headers:
-            if name in _SINGLE:
-                raise InvalidRequest(
-                    f"header {name.decode('latin-1')} is there twice", where="the request head"
-                )
-            value = head.headers[name] + b", " + value
-        head.headers[name] = value
-    _read_framing(head)
-    return head
-
-
-def _read_framing(head: Head) -> None:
-    headers = head.headers
-    if head.version not in ("1.1", "1.0"):
-        raise NotSupported(f"HTTP/{head.version} on this port", fix="speak HTTP/1.1")
-    if head.version == "1.1" and b"host" not in headers:
-        raise InvalidRequest("a request of HTTP/1.1 needs a Host header", where="the request head")
-    options = [option.strip() for option in headers.get(b"connection", b"").lower().split(b",")]
-    head.keep_alive = b"close" not in options and (head.version == "1.1" or b"keep-alive" in options)
-    coding = headers.get(b"transfer-encoding")
-    length = headers.get(b"content-length")
-    if coding is not None:
-        if length is not None or head.version == "1.0":
-            raise InvalidRequest(
-                "Transfer-Encoding beside Content-Length, or in HTTP/1.0", where="the request head"
-            )
-        if coding.lower().strip() != b"chunked":
-            raise NotSupported(
-                f"transfer coding {coding.decode('latin-1')!r}", fix="use chunked, or Content-Length"
-            )
-        head.chunked = True
-    elif length is not None:
-        head.length = _number(length, "Content-Length")
-    expect = headers.get(b"expect")
-    if expect is not None:
-        if expect.lower() != b"100-continue":
-            raise ExpectationFailed(f"Expect: {expect.decode('latin-1')}")
-        head.expect = head.version == "1.1"
-    json_length = headers.get(b"inference-header-content-length")
-    if json_length is not None:
-        head.json_length = _number(json_length, "Inference-Header-Content-Length")
-    head.encoding = headers.get(b"content-encoding", b"").lower().strip()
-    head.request_id = headers.get(b"x-request-id", b"").decode("latin-1")[:128]
-    trace = headers.get(b"traceparent")
-    head.trace = parse_traceparent(trace.decode("latin-1")) if trace is not None else None
-    # What differs with every request would only push the others out.
-    head.cacheable = not head.request_id and trace is None and b"tracestate" not in headers
-
-
-def _number(text: bytes, name: str) -> int:
-    if not text.isdigit() or len(text) > 18:
-        raise InvalidRequest(
-            f"{name} is {text.decode('latin-1')!r:.60}, not a length", where="the request head"
-        )
-    return int(text)
-
-
-class Chunks:
-    """Reads a chunked body; strict about its lines, because a proxy in front must agree on where it ends."""
-
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self.parts: list[bytes] = []
-        self.size = 0
-        self._buffer = b""
-        self._missing = 0
-        self._state = "size"
-        self._trailer = 0
-
-    def feed(self, data: bytes) -> bytes | None:
-        """None: more must come. Else what follows the body."""
-        buffer = self._buffer + data if self._buffer else data
-        position = 0
-        while True:
-            if self._state == "data":
-                piece = buffer[position : position + self._missing]
-                self.parts.append(piece)
-                position += len(piece)
-                self._missing -= len(piece)
-                if self._missing:
-                    break
-                self._state = "end"
-            if self._state == "end":
-                if len(buffer) - position < 2:
-                    break
-                if buffer[position : position + 2] != b"\r\n":
-                    raise InvalidRequest("a chunk is longer than its size says", where="the chunked body")
-                position += 2
-                self._state = "size"
-            line_end = buffer.find(b"\r\n", position)
-            if line_end < 0:
-                if len(buffer) - position > MAX_CHUNK_LINE:
-                    raise InvalidRequest("a line of the chunked body does not end", where="the chunked body")
-                break
-            line = buffer[position:line_end]
-            position = line_end + 2
-            if self._state == "size":
-                self._read_size(line)
-            elif not line:
-                return buffer[position:]
-            else:
-                self._trailer += len(line)
-                if self._trailer > 8 * MAX_CHUNK_LINE:
-                    raise InvalidRequest("the trailer is too long", where="the chunked body")
-        self._buffer = buffer[position:]
-        return None
-
-    def _read_size(self, line: bytes) -> None:
-        digits = line.partition(b";")[0].rstrip(b" \t")
-        if not digits or len(digits) > 15 or digits.strip(b"0123456789abcdefABCDEF") or b"\n" in line:
-            raise InvalidRequest(f"{line[:40]!r} is no chunk size", where="the chunked body")
-        self._missing = int(digits, 16)
-        self.size += self._missing
-        if self.size > self.limit:
-            raise _too_large(self.limit)
-        self._state = "data" if self._missing else "trailer"
-
-    def body(self) -> bytes:
-        return b"".join(self.parts)
-
-
-def _too_large(limit: int) -> PayloadTooLarge:
-    return PayloadTooLarge(
-        f"the body is longer than {limit} bytes", fix="send fewer rows at once, or raise --max-body"
-    )
-
-
-def decompress(body: bytes, encoding: bytes, limit: int) -> bytes:
-    """gzip and deflate, never to more than a body may have."""
-    if encoding == b"identity":
-        return body
-    if encoding not in (b"gzip", b"deflate", b"x-gzip"):
-        raise UnsupportedEncoding(
-            f"content encoding {encoding.decode('latin-1')!r}", fix="use gzip, deflate or none"
-        )
-    reader = zlib.decompressobj(47 if encoding != b"deflate" or body[:1] == b"\x78" else -15)
-    try:
-        plain = reader.decompress(body, limit + 1)
-    except zlib.error as error:
-        raise InvalidRequest(f"the body is not {encoding.decode()}: {error}") from None
-    if len(plain) > limit:
-        raise _too_large(limit)
-    if not reader.eof or reader.unused_data:
-        raise InvalidRequest(f"the {encoding.decode()} body is cut off, or something follows it")
-    return plain
-
-
-class UnsupportedEncoding(ServingError):
-    status = 415
+class TooManyConnections(ServingError):
+    status = 503
 
 
 STATUS_LINES = {
@@ -481,7 +227,7 @@ class Connection(asyncio.Protocol):
         self.server.route(head)
         head.simple = not (head.chunked or head.expect or head.encoding or head.error) and head.keep_alive
         if head.length > self.server.config.max_body:
-            raise _too_large(self.server.config.max_body)
+            raise too_large(self.server.config.max_body)
         if head.cacheable and not start:
             heads = self.server.heads
             if len(heads) >= _CACHED_HEADS:
@@ -591,10 +337,6 @@ class Connection(asyncio.Protocol):
         elif not self.receiving:
             self.closing, self.fresh = True, False
             self.transport.close()
-
-
-class TooManyConnections(ServingError):
-    status = 503
 
 
 def _closing(head: Head) -> Head:
