@@ -1,4 +1,4 @@
-"""What made a thing: commit, code, libraries."""
+"""What made a thing: commit and libraries."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import os
 import subprocess
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
 import msgspec
 
-ROOT = Path(__file__).resolve().parent.parent
+from slipway.source_code import ROOT
+
 _LIBRARIES = (
     "scikit-learn",
     "skl2onnx",
@@ -47,21 +47,6 @@ def _git(*arguments: str) -> str:
         timeout=10,
     )
     return answer.stdout.strip()
-
-
-@cache
-def code_digest(*places: str) -> str:
-    """Of the source below these files and folders of the repository: what was cached under other code is
-    not found again."""
-    files = sorted(
-        file
-        for place in places
-        for file in ([ROOT / place] if (ROOT / place).is_file() else (ROOT / place).rglob("*.py"))
-    )
-    lines = "".join(
-        f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.relative_to(ROOT)}\n" for file in files
-    )
-    return hashlib.sha256(lines.encode()).hexdigest()
 
 
 @cache

@@ -59,26 +59,38 @@ def step(name: str) -> Iterator[Step]:
     try:
         body = Step(name, load_settings())
         yield body
+    except SlipwayError as error:
+        _fail(name, began, error, error.what, error.where, error.fix)
+        # What, where and how to mend it is told; a traceback through kfp's executor adds nothing.
+        raise SystemExit(error.exit_code) from None
     except BaseException as error:
-        ours = isinstance(error, SlipwayError)
-        event = Event(
-            step=name,
-            state="failed",
-            seconds=time.monotonic() - began,
-            told=error.what if isinstance(error, SlipwayError) else f"{type(error).__name__}: {error}",
-            error=type(error).__name__,
-            where=error.where if isinstance(error, SlipwayError) else None,
-            fix=error.fix if isinstance(error, SlipwayError) else None,
-        )
-        _send(event)
-        print(f"{name} failed: {error}", file=sys.stderr, flush=True)
-        if ours:
-            # What, where and how to mend it is told; a traceback through kfp's executor adds nothing.
-            raise SystemExit(error.exit_code) from None  # type: ignore[attr-defined]
+        _fail(name, began, error, f"{type(error).__name__}: {error}")
         raise
     seconds = time.monotonic() - began
     _send(Event(step=name, state="done", seconds=seconds, told=body.told, result=body.result))
     print(f"{name}: {body.told or 'done'} ({seconds:.1f} s)", flush=True)
+
+
+def _fail(
+    name: str,
+    began: float,
+    error: BaseException,
+    told: str,
+    where: str | None = None,
+    fix: str | None = None,
+) -> None:
+    _send(
+        Event(
+            step=name,
+            state="failed",
+            seconds=time.monotonic() - began,
+            told=told,
+            error=type(error).__name__,
+            where=where,
+            fix=fix,
+        )
+    )
+    print(f"{name} failed: {error}", file=sys.stderr, flush=True)
 
 
 def _send(event: Event) -> None:

@@ -17,6 +17,8 @@ os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
+# What runs here is told to nobody, and no step waits for a reporting thread.
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
 
 def open_tracking(settings: Settings) -> MlflowClient:

@@ -10,11 +10,12 @@ from slipway.datasets import FEATURES, RAW, Dataset, Manifest, current_dataset, 
 from slipway.errors import DataError
 from slipway.objects import ObjectStore
 from slipway.settings import Settings
-from slipway.tables import TableWriter, code_digest, read_table
+from slipway.source_code import code_digest
+from slipway.tables import TableWriter, read_table
 
 Report = Callable[[str, int, int], None]
 """Told what is being done now, how many steps are done, and of how many."""
-_CODE = ("tables.py", "windows.py")
+_CODE = ("feature_repo/tables.py", "feature_repo/windows.py")
 
 
 def build_features(
@@ -34,8 +35,7 @@ def build_features(
         raise DataError(
             "no data was ingested yet", where=settings.uri(RAW), fix="run `slipway ingest`, then this again"
         )
-    here = Path(__file__).parent
-    inputs = {"raw": raw.digest, "code": code_digest(*(here / name for name in _CODE))}
+    inputs = {"raw": raw.digest, "code": code_digest(*_CODE)}
     if (standing := made_from(store, settings.uri(FEATURES), inputs)) is not None:
         return standing
 

@@ -17,13 +17,14 @@ from typing import Any
 import msgspec
 
 from components.deploy.ask import model_path, request
-from components.provenance import code_digest, content_key
+from components.provenance import content_key
 from slipway.contract import REPORT_FILE
 from slipway.datasets import Dataset, open_dataset
 from slipway.errors import GateNotPassed, SlipwayError
 from slipway.local import Platform
 from slipway.objects import ObjectStore
 from slipway.settings import load_settings
+from slipway.source_code import code_digest
 
 START, END = "2013-01-02", "2013-04-01"
 """Trained on winter and judged by its last weeks."""

@@ -1,4 +1,7 @@
-"""Running a pipeline on this machine: kfp's own local runner, a process a step, no container."""
+"""Running a pipeline on this machine: kfp's own local runner, a process a step, no container.
+
+The steps of several runs start faster within one `pipelines.warm.step_server()`.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ import os
 import shutil
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,6 +19,7 @@ from typing import Any
 import msgspec
 
 from components.stepping import EVENTS, Event, read_events
+from pipelines.warm import StepServer, step_server, warm_steps
 from slipway import errors
 from slipway.errors import SlipwayError
 from slipway.settings import Settings
@@ -43,22 +47,46 @@ def run_local(
     """Run a pipeline to its end. What a step raises is raised here, with what, where and how to mend it."""
     folder = _fresh_folder(Path(settings.home) / "runs", name)
     events, log = folder / "events.jsonl", folder / "log.txt"
-    with _environment({EVENTS: str(events), "SLIPWAY_HOME": settings.home}), _followed(events, tell):
-        failure = _run(name, arguments, folder, log)
-    steps = tuple(event for event in read_events(events)[0] if event.state != "started")
+    with (
+        step_server() as server,
+        _environment({EVENTS: str(events), "SLIPWAY_HOME": settings.home}),
+        _followed(events, tell),
+    ):
+        failure = _run(name, arguments, folder, log, server)
+    told = read_events(events)[0]
+    steps = tuple(event for event in told if event.state != "started")
     failed = next((event for event in steps if event.state == "failed"), None)
     if failed is not None:
         raise _as_error(failed, log) from failure
     if failure is not None:
         raise SlipwayError(
-            f"the pipeline {name} ended early: {failure}", where=str(log), fix="the log has the whole story"
+            f"the pipeline {name} ended early: {_killed(told) or failure}",
+            where=str(log),
+            fix="the log has the whole story; the same command again goes on where this one ended",
         ) from failure
     return RunResult(name, str(folder), steps)
 
 
-def _run(name: str, arguments: Mapping[str, Any], folder: Path, log: Path) -> Exception | None:
+def _killed(told: Sequence[Event]) -> str:
+    """Which step began and did not live to tell its end; empty if each did."""
+    open_steps = {event.step: event for event in told if event.state == "started"}
+    for event in told:
+        if event.state != "started":
+            open_steps.pop(event.step, None)
+    return f"step {next(iter(open_steps))} was killed, perhaps for want of memory" if open_steps else ""
+
+
+def _run(
+    name: str, arguments: Mapping[str, Any], folder: Path, log: Path, server: StepServer | None
+) -> Exception | None:
     """Let kfp run it, with all that it prints in the log; the exception that it raised, if any."""
-    with log.open("w") as file, redirect_stdout(file), redirect_stderr(file), warnings.catch_warnings():
+    # Line by line and at the end of the file: the steps write there too.
+    with (
+        log.open("a", buffering=1) as file,
+        redirect_stdout(file),
+        redirect_stderr(file),
+        warnings.catch_warnings(),
+    ):
         # It warns of every image without "python" in its name, and of what it will do in later versions.
         warnings.simplefilter("ignore")
         from kfp import local
@@ -72,7 +100,8 @@ def _run(name: str, arguments: Mapping[str, Any], folder: Path, log: Path) -> Ex
         )
         level = logging.root.level
         try:
-            PIPELINES[name](**arguments)
+            with warm_steps(server, log):
+                PIPELINES[name](**arguments)
         except Exception as error:
             return error
         finally:

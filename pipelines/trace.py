@@ -1,26 +1,38 @@
 """Walking from an answer back to what it came from: model, run, commit, snapshot, features, raw files.
 
 Every link is checked on the way: the files of the model against its digest, the snapshot against the digest
-in the contract, each manifest against the digest that names it.
+in the contract, each manifest against the digest that names it, and every file by its bytes.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+import tempfile
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import msgspec
 
 from components.snapshot import DATA_FILE, read_manifest
+from components.snapshot.manifest import SourceFile
 from slipway.contract import CONTRACT_FILE, ModelContract, parse_contract, prefix_digest
 from slipway.datasets import RAW, open_dataset
-from slipway.errors import ObjectError, RegistryError, SlipwayError
-from slipway.objects import ObjectStore, file_digest
+from slipway.errors import (
+    ContractError,
+    DataError,
+    ObjectCorrupt,
+    ObjectNotFound,
+    RegistryError,
+    SlipwayError,
+)
+from slipway.objects import ObjectStore
 from slipway.registry import ModelVersion, Registry
 from slipway.settings import Settings
 
+Found = TypeVar("Found")
 State = Literal["verified", "missing", "wrong", "told"]
 """`told`: nothing here can check it; a commit lies in git, not on S3."""
 
@@ -90,10 +102,9 @@ def _receipt_text(asked: str) -> str:
 def _walk(settings: Settings, objects: ObjectStore, version: ModelVersion) -> Iterator[Link]:
     yield from _model(objects, version)
     where = version.uri + CONTRACT_FILE
-    try:
-        contract = parse_contract(objects.get(where), where=where)
-    except ObjectError as error:
-        yield Link("contract", where, "missing", error.what)
+    contract, state, problem = _read(lambda: parse_contract(objects.get(where), where=where))
+    if contract is None:
+        yield Link("contract", where, state, problem)
         return
     yield from _origin(contract)
     if contract.snapshot is not None:
@@ -101,27 +112,52 @@ def _walk(settings: Settings, objects: ObjectStore, version: ModelVersion) -> It
 
 
 def _model(objects: ObjectStore, version: ModelVersion) -> Iterator[Link]:
-    files = {info.uri.removeprefix(version.uri): info.uri for info in objects.list(version.uri)}
+    uris = [info.uri for info in objects.list(version.uri)]
+    found = _digests(objects, uris)
+    digests = {uri.removeprefix(version.uri): digest or "" for uri, digest in zip(uris, found, strict=True)}
     name = f"{version.name} version {version.version}"
-    digests = {}
-    for file, uri in files.items():
-        # The bytes, not what their writer said of them.
-        digests[file] = _sha256(objects, uri)
-    state: State = "verified" if prefix_digest(digests) == version.digest else "wrong"
-    detail = f"{len(files)} files, digest {version.digest}" if files else "no file is left"
-    yield Link("model", name, state if files else "missing", f"{version.uri} ({detail})")
+    detail = f"{version.uri} ({len(digests)} files, digest {version.digest})"
+    if not digests:
+        yield Link("model", name, "missing", f"no file is left below {version.uri}")
+    elif prefix_digest(digests) == version.digest:
+        yield Link("model", name, "verified", detail)
+    else:
+        yield Link("model", name, "wrong", detail)
+        for file in sorted(version.files.keys() | digests.keys()):
+            if file not in digests:
+                yield Link("file", version.uri + file, "missing", "the version was registered with it")
+            elif digests[file] != version.files.get(file, digests[file]):
+                yield Link("file", version.uri + file, "wrong", "its bytes are not those registered")
+            elif version.files and file not in version.files:
+                yield Link("file", version.uri + file, "wrong", "the version was registered without it")
 
 
-def _sha256(objects: ObjectStore, uri: str) -> str:
-    import tempfile
+def _digests(objects: ObjectStore, uris: list[str]) -> list[str | None]:
+    """Of the bytes that lie there; empty where they are not what their writer told, None where none are."""
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(max_workers=8) as pool:
 
-    with tempfile.TemporaryDirectory() as directory:
-        target = Path(directory) / "file"
-        try:
-            objects.download(uri, target)
-        except ObjectError:
-            return ""
-        return file_digest(target)
+        def digest(uri: str) -> str | None:
+            target = Path(folder, uuid.uuid4().hex)
+            try:
+                return objects.download(uri, target).digest
+            except ObjectCorrupt:
+                return ""
+            except ObjectNotFound:
+                return None
+            finally:
+                target.unlink(missing_ok=True)
+
+        return list(pool.map(digest, uris))
+
+
+def _read(read: Callable[[], Found]) -> tuple[Found | None, State, str]:
+    """What was read; or what is wrong with it. A store that does not answer proves nothing: that raises."""
+    try:
+        return read(), "verified", ""
+    except ObjectNotFound as error:
+        return None, "missing", error.what
+    except (ObjectCorrupt, ContractError, DataError) as error:
+        return None, "wrong", error.what
 
 
 def _origin(contract: ModelContract) -> Iterator[Link]:
@@ -139,35 +175,56 @@ def _snapshot(objects: ObjectStore, contract: ModelContract) -> Iterator[Link]:
     snapshot = contract.snapshot
     assert snapshot is not None  # noqa: S101 (the caller looked)
     told = f"{snapshot.rows:,} rows, {snapshot.start} to {snapshot.end}"
-    try:
-        objects.get(snapshot.uri, digest=snapshot.digest)
-        manifest = read_manifest(objects, snapshot.uri.removesuffix(DATA_FILE))
-    except ObjectError as error:
-        yield Link("snapshot", snapshot.uri, "missing" if "no such" in error.what else "wrong", error.what)
+    rows, state, problem = _read(lambda: objects.get(snapshot.uri, digest=snapshot.digest))
+    yield Link("snapshot", snapshot.uri, state, problem or told)
+    folder = snapshot.uri.removesuffix(DATA_FILE)
+    manifest, state, problem = _read(lambda: read_manifest(objects, folder))
+    if manifest is None or (rows is not None and manifest.digest != snapshot.digest):
+        told = problem or f"it is the manifest of other rows, with the digest {manifest.digest}"
+        yield Link("file", f"{folder}manifest.json", state if problem else "wrong", told)
+    if manifest is None:
         return
-    yield Link("snapshot", snapshot.uri, "verified", told)
-    uris = [file.uri for source in manifest.sources for file in source.files]
-    uris += [file.uri for file in manifest.label_files]
-    datasets = dict.fromkeys(match.groups() for match in map(_DATASET.match, uris) if match)
-    for root, digest in datasets:
+    files = {file.uri: file for source in manifest.sources for file in source.files}
+    files |= {file.uri: file for file in manifest.label_files}
+    datasets = {uri: match.groups() for uri in files if (match := _DATASET.match(uri))}
+    for root, digest in dict.fromkeys(datasets.values()):
         yield from _dataset(objects, root, digest)
+    yield from _plain_files(objects, [file for uri, file in files.items() if uri not in datasets])
+
+
+def _plain_files(objects: ObjectStore, files: list[SourceFile]) -> Iterator[Link]:
+    """Files of no dataset: S3's tag says whether they are those that the snapshot was taken from."""
+    good = 0
+    for file in files:
+        if not file.uri.startswith("s3://"):
+            yield Link("source file", file.uri, "told", f"SHA-256 {file.tag}")
+            continue
+        head = objects.head(file.uri)
+        if head is not None and head.etag == file.tag:
+            good += 1
+        else:
+            state: State = "wrong" if head else "missing"
+            yield Link("source file", file.uri, state, "it is not as it was when the snapshot was taken")
+    if good:
+        yield Link("source files", f"{good} of {len(files)}", "verified", "as the snapshot found them")
 
 
 def _dataset(objects: ObjectStore, root: str, digest: str) -> Iterator[Link]:
     """A dataset, and the one it was made from."""
     what = "raw data" if root.endswith(f"/{RAW}") else "feature data"
     uri = f"{root}/{digest}"
-    try:
-        dataset = open_dataset(objects, root, digest)
-    except ObjectError as error:
-        yield Link(what, uri, "missing" if "no such" in error.what else "wrong", error.what)
+    dataset, state, problem = _read(lambda: open_dataset(objects, root, digest))
+    if dataset is None:
+        yield Link(what, uri, state, problem)
         return
     rows = sum(table.rows for table in dataset.manifest.tables.values())
     parts = [part for table in dataset.manifest.tables.values() for part in table.parts]
-    gone = [part.path for part in parts if objects.head(f"{uri}/{part.path}") is None]
-    if gone:
-        yield Link(what, uri, "missing", f"{len(gone)} of {len(parts)} files are gone: {gone[0]}")
-    else:
+    found = _digests(objects, [f"{uri}/{part.path}" for part in parts])
+    bad = [(part, held) for part, held in zip(parts, found, strict=True) if held != part.digest]
+    for part, held in bad:
+        state = "missing" if held is None else "wrong"
+        yield Link("file", f"{uri}/{part.path}", state, "the dataset's manifest has another digest of it")
+    if not bad:
         yield Link(what, uri, "verified", f"{len(parts)} files, {rows:,} rows")
     inputs: Mapping[str, str] = dataset.manifest.inputs
     if RAW in inputs:

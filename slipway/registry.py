@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import getpass
 import logging
+import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,7 @@ CHALLENGER = "challenger"
 CHAMPION = "champion"
 
 _DIGEST = "slipway.digest"
+_FILES = "slipway.files"
 _APPROVAL = "slipway.approval"
 _MOVE = "slipway.move."
 
@@ -55,6 +57,8 @@ class ModelVersion(msgspec.Struct, frozen=True):
     uri: str
     run_id: str
     created: str
+    files: Mapping[str, str] = {}
+    """Name → SHA-256 of each file below `uri`, of which the digest is made."""
     aliases: tuple[str, ...] = ()
     approval: Approval | None = None
 
@@ -113,7 +117,15 @@ class Registry:
         return self.alias(name, CHALLENGER)
 
     def register(
-        self, name: str, *, digest: str, uri: str, run_id: str, who: str | None = None, why: str
+        self,
+        name: str,
+        *,
+        digest: str,
+        uri: str,
+        run_id: str,
+        files: Mapping[str, str] | None = None,
+        who: str | None = None,
+        why: str,
     ) -> ModelVersion:
         """The version of this digest, made if there is none, with the alias `challenger` on it."""
         from mlflow.exceptions import MlflowException
@@ -126,14 +138,19 @@ class Registry:
                     raise
         known = next((item for item in self.versions(name) if item.digest == digest), None)
         if known is None:
-            known = self._create(name, digest, uri, run_id)
+            known = self._create(name, digest, uri, run_id, files or {})
         self.move(CHALLENGER, known, who=who, why=why)
         return self.find(name, str(known.version))
 
-    def _create(self, name: str, digest: str, uri: str, run_id: str) -> ModelVersion:
+    def _create(
+        self, name: str, digest: str, uri: str, run_id: str, files: Mapping[str, str]
+    ) -> ModelVersion:
         with self._translated(name):
             made = self._client.create_model_version(
-                name, source=uri, run_id=run_id or None, tags={_DIGEST: digest}
+                name,
+                source=uri,
+                run_id=run_id or None,
+                tags={_DIGEST: digest, _FILES: msgspec.json.encode(files).decode()},
             )
         standing = next(item for item in self.versions(name) if item.digest == digest)
         if standing.version != int(made.version):
@@ -214,6 +231,8 @@ class Registry:
             # The database's migrations announce themselves line by line at the first use.
             for name in ("alembic", "mlflow.store.db.utils"):
                 logging.getLogger(name).setLevel(logging.WARNING)
+            # What is registered here is told to nobody else.
+            os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
             from mlflow.tracking import MlflowClient
 
             self._client_made = MlflowClient(tracking_uri=self._uri, registry_uri=self._uri)
@@ -251,6 +270,7 @@ def _read_version(item: Any, aliases: dict[str, int]) -> ModelVersion:
         digest=item.tags.get(_DIGEST, ""),
         uri=item.source,
         run_id=item.run_id or "",
+        files=msgspec.json.decode(item.tags.get(_FILES, "{}"), type=dict[str, str]),
         created=datetime.fromtimestamp(item.creation_timestamp / 1000, UTC).isoformat(),
         aliases=tuple(sorted(alias for alias, target in aliases.items() if target == number)),
         approval=msgspec.json.decode(approval, type=Approval) if approval else None,

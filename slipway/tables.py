@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -94,11 +93,3 @@ def read_table(objects: ObjectStore, dataset: Dataset, table: str) -> pl.DataFra
 
     with ThreadPoolExecutor(max_workers=8) as pool:
         return pl.concat(pool.map(read, described.parts))
-
-
-def code_digest(*files: Path) -> str:
-    """A digest of source files: what was made by other code is made again."""
-    hasher = hashlib.sha256()
-    for path in sorted(files, key=lambda path: path.name):
-        hasher.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
-    return hasher.hexdigest()

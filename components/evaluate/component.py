@@ -17,7 +17,7 @@ from components.inputs import missing_columns
 from components.labels import labels
 from components.metrics import Scored, interval, resamples
 from components.onnx_model import OnnxModel
-from components.provenance import code_digest, content_key
+from components.provenance import content_key
 from components.snapshot import SnapshotResult, read_rows
 from components.tracking import open_tracking
 from components.train import Candidate, fit, random_rows, take
@@ -27,6 +27,7 @@ from slipway.objects import ObjectStore, publish
 from slipway.project import Project
 from slipway.registry import ModelVersion, Registry
 from slipway.settings import Settings
+from slipway.source_code import code_digest
 
 
 def evaluate(

@@ -13,7 +13,8 @@ from slipway.datasets import RAW, Dataset, Manifest, made_from, publish_dataset
 from slipway.errors import DataError
 from slipway.objects import ObjectStore
 from slipway.settings import Settings
-from slipway.tables import TableWriter, code_digest
+from slipway.source_code import code_digest
+from slipway.tables import TableWriter
 
 MAX_REJECTS = 0.05
 
@@ -52,7 +53,7 @@ def ingest(
     paths = {name: given.get(name) or package_file(name) for name in LAYOUTS}
     contents = {name: read_bytes(path) for name, path in paths.items()}
     inputs = {name: digest(data) for name, data in contents.items()}
-    inputs["code"] = code_digest(*Path(__file__).parent.glob("*.py"))
+    inputs["code"] = code_digest("components/ingest")
     if (standing := made_from(store, root, inputs)) is not None:
         return Ingested(standing, {})
     tables = {name: parse(contents[name], layout, where=str(paths[name])) for name, layout in LAYOUTS.items()}

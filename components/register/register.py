@@ -19,7 +19,7 @@ from slipway.contract import (
 )
 from slipway.errors import ContractError, GateNotPassed
 from slipway.objects import ObjectStore, Progress, file_digest, publish
-from slipway.registry import Registry
+from slipway.registry import CHALLENGER, ModelVersion, Registry
 from slipway.settings import Settings
 from slipway.smoke import SMOKE_FILE, parse_smoke
 
@@ -32,7 +32,7 @@ class Registered(msgspec.Struct, frozen=True):
     digest: str
     uri: str
     created: bool
-    """False: the very same bytes were published before."""
+    """False: the same training, or the very same bytes, had become a version before."""
 
 
 def register(
@@ -44,6 +44,10 @@ def register(
     progress: Progress | None = None,
 ) -> Registered:
     """Publish the five files of a model version from `directory` and make it the challenger.
+
+    A training makes one version: where its run has one already, that one is the answer, and nothing is
+    published. For once it is the champion, the gates compare it with itself: what they say, and with it the
+    digest of the files, is another, and the model is not.
 
     Refused: a missing file, a contract that differs from the one inside the model, and any gate that did not
     pass.
@@ -63,19 +67,36 @@ def register(
     parse_baseline(files[BASELINE_FILE].read_bytes(), where=str(files[BASELINE_FILE]))
     parse_smoke(files[SMOKE_FILE].read_bytes(), where=str(files[SMOKE_FILE]))
 
-    digest = prefix_digest({name: file_digest(path) for name, path in files.items()})
+    run_id = contract.origin.run_id if contract.origin else ""
+    registry = Registry(settings)
+    known = _of_run(registry, contract.name, run_id)
+    if known is not None:
+        registry.move(CHALLENGER, known, who=who, why=why)
+        return Registered(known.name, known.version, known.digest, known.uri, created=False)
+
+    digests = {name: file_digest(path) for name, path in files.items()}
+    digest = prefix_digest(digests)
     store = ObjectStore.from_settings(settings)
     uri = settings.uri("models", contract.name, digest)
     publication = publish(store, uri, files, marker=CONTRACT_FILE, progress=progress)
-    version = Registry(settings).register(
+    version = registry.register(
         contract.name,
         digest=digest,
         uri=publication.uri,
-        run_id=contract.origin.run_id if contract.origin else "",
+        run_id=run_id,
+        files=digests,
         who=who,
         why=why,
     )
     return Registered(contract.name, version.version, digest, publication.uri, publication.created)
+
+
+def _of_run(registry: Registry, name: str, run_id: str) -> ModelVersion | None:
+    """The first version that this training run made."""
+    if not run_id or name not in registry.names():
+        return None
+    same = [item for item in registry.versions(name) if item.run_id == run_id]
+    return min(same, key=lambda item: item.version, default=None)
 
 
 def _metadata(model: Path) -> Mapping[str, str]:

@@ -10,7 +10,7 @@ import msgspec
 import polars as pl
 
 from components.gates import answer, require_pass
-from components.provenance import code_digest, content_key
+from components.provenance import content_key
 from components.snapshot.manifest import (
     DATA_FILE,
     MANIFEST_FILE,
@@ -27,6 +27,7 @@ from components.snapshot.sources import FeastSource, FeatureSource, list_files
 from slipway.objects import ObjectStore, publish
 from slipway.project import Project
 from slipway.settings import Settings
+from slipway.source_code import code_digest
 
 ROWS_IN_A_GROUP = 1 << 16
 

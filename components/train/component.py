@@ -15,7 +15,7 @@ from components.gates import answer, require_pass
 from components.inputs import InputPlan, Tensors, plan_inputs
 from components.labels import labels
 from components.metrics import Scored, best_threshold
-from components.provenance import code_digest, content_key, git_commit, libraries
+from components.provenance import content_key, git_commit, libraries
 from components.snapshot import SnapshotResult, read_manifest, read_rows
 from components.tracking import experiment, open_tracking
 from components.train import baseline, graph
@@ -28,6 +28,7 @@ from slipway.errors import ObjectConflict
 from slipway.objects import ObjectStore, publish
 from slipway.project import Project
 from slipway.settings import Settings
+from slipway.source_code import code_digest
 
 
 class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -90,6 +90,7 @@ def check_parity(
     sampled: dict[str, int] = {}
     counts: dict[str, dict[str, Counter[str]]] = {}
     examples: list[Example] = []
+    known = False
     for view in _stored_views(feast, described):
         keys = _sample_keys(feast, view, moment, sample, seed)
         rows = len(next(iter(keys.values()), ())) if view.join_keys else 1
@@ -97,6 +98,7 @@ def check_parity(
         if not rows:
             continue
         expected = _read_offline(feast, view, keys, moment)
+        known |= any(value is not None for values in expected.values() for value in values)
         for path, read in paths.items():
             found = read(view, keys)
             for feature in view.features or ():
@@ -115,7 +117,7 @@ def check_parity(
             for name, by_path in counts.items()
         },
         examples=examples,
-        gate=_judge(sampled, counts, examples, tolerance, moment, seed, list(paths)),
+        gate=_judge(sampled, known, counts, examples, tolerance, moment, seed, list(paths)),
     )
 
 
@@ -277,6 +279,7 @@ def plain(value: Any, dtype: str) -> Any:
 
 def _judge(
     sampled: Mapping[str, int],
+    known: bool,
     counts: Mapping[str, Mapping[str, Counter[str]]],
     examples: Sequence[Example],
     tolerance: float,
@@ -296,6 +299,8 @@ def _judge(
         verdict, reason = "fail", f"{wrong} of {compared} values are not equal offline and online"
     elif empty or not compared:
         verdict, reason = "inconclusive", f"no entities to compare in: {', '.join(empty) or 'any view'}"
+    elif not known:
+        verdict, reason = "inconclusive", f"no entity has a value as of {moment.isoformat()}: all are too old"
     else:
         verdict, reason = "pass", f"{compared} values of {sum(sampled.values())} entities are equal"
         if wrong:

@@ -1,0 +1,137 @@
+"""The process that the steps of a local run are forked from: it has imported what they need, once.
+
+`python -m pipelines.stepserver DESCRIPTOR`, started by pipelines/warm.py with one end of a socket. For each
+byte that comes with a descriptor, it forks a child, which reads a Request from that descriptor, runs kfp's
+own executor as `python -m kfp.dsl.executor_main` would, and answers with one byte, the exit code. No answer:
+it was killed. The process ends when the runner does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import select
+import signal
+import socket
+import sys
+import tempfile
+import traceback
+from pathlib import Path
+
+import msgspec
+
+# What snapshot needs, the first step of every pipeline, and then the others in their order: the server loads
+# them while snapshot works. They only load: none starts work of its own that a fork would lose.
+FIRST = ("components.snapshot.step", "kfp.dsl.executor_main", "feast")
+LATER = (
+    "components.train.step",
+    "sklearn.ensemble",
+    "sklearn.linear_model",
+    "sklearn.pipeline",
+    "skl2onnx",
+    "pandas",
+    "mlflow",
+    "mlflow.store.tracking.sqlalchemy_store",
+    "matplotlib.pyplot",
+    "components.evaluate.step",
+    "onnxruntime",
+    "components.verify.step",
+    "components.register.step",
+    "components.deploy.step",
+    "components.deploy.local",
+    "components.sweep.step",
+    "components.finish.step",
+)
+
+
+class Request(msgspec.Struct, frozen=True):
+    source: str
+    """The component's code, as the compiled pipeline holds it."""
+    arguments: list[str]
+    environment: dict[str, str]
+    folder: str
+    log: str
+    """Where the step's output goes."""
+
+
+def serve(channel: socket.socket) -> None:
+    # Before kfp is imported: its runtime needs no compiler and no client, as in a pod.
+    os.environ["_KFP_RUNTIME"] = "true"
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    # Ctrl-C reaches the steps themselves, which have cleaning up to do.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for name in FIRST:
+        _load(name)
+    for name in LATER:
+        _load(name)
+        if select.select([channel], [], [], 0)[0] and not _fork(channel):
+            return
+    while _fork(channel):
+        pass
+
+
+def _load(name: str) -> None:
+    # What is not installed fails in the step that needs it, which then says so.
+    with contextlib.suppress(ImportError):
+        importlib.import_module(name)
+
+
+def _fork(channel: socket.socket) -> bool:
+    """Take a request and fork its child; False when the runner is gone."""
+    asked, descriptors, _, _ = socket.recv_fds(channel, 1, 1)
+    if not asked:
+        return False
+    with socket.socket(fileno=descriptors[0]) as connection:
+        connection.set_inheritable(False)
+        if os.fork() == 0:
+            channel.close()
+            _child(connection)
+    return True
+
+
+def _child(connection: socket.socket) -> None:
+    """Run one step and end the process, without what the server would do at its own end."""
+    code = 1
+    try:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        with connection.makefile("rb") as stream:
+            request = msgspec.json.decode(stream.read(), type=Request)
+        code = _execute(request)
+        connection.sendall(bytes([code & 0xFF]))
+    finally:
+        os._exit(code)
+
+
+def _execute(request: Request) -> int:
+    log = os.open(request.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.close(log)
+    os.environ.clear()
+    os.environ.update(request.environment, _KFP_RUNTIME="true")
+    os.chdir(request.folder)
+    # As for `python -m`: a project of one's own lies in the folder from which slipway is called.
+    sys.path.insert(0, request.folder)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            module = Path(folder, "ephemeral_component.py")
+            module.write_text(request.source)
+            sys.argv = ["executor_main", "--component_module_path", str(module), *request.arguments]
+            from kfp.dsl.executor_main import executor_main
+
+            executor_main()
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    return 0
+
+
+if __name__ == "__main__":
+    serve(socket.socket(fileno=int(sys.argv[1])))
