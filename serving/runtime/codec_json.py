@@ -262,7 +262,7 @@ def _flatten(data: list[Any], shape: tuple[int, ...], where: str) -> list[Any]:
 class JsonTemplate:
     """The parts of an answer that are the same for every request to a model."""
 
-    __slots__ = ("after_id", "before_id", "outputs", "parameters", "shapes")
+    __slots__ = ("_specs", "after_id", "before_id", "outputs", "parameters", "shapes")
 
     def __init__(self, model: Model, receipt: dict[str, Any]) -> None:
         head = _encode({"model_name": model.name, "model_version": model.version})
@@ -270,6 +270,7 @@ class JsonTemplate:
         self.parameters = receipt
         self.after_id = (b',"parameters":' + _encode(receipt) if receipt else b"") + b',"outputs":['
         self.outputs = []
+        self._specs = model.outputs
         for spec in model.outputs:
             text = _encode({"name": spec.name, "datatype": spec.datatype.name})[:-1]
             if spec.keys is not None:
@@ -284,6 +285,16 @@ class JsonTemplate:
                 self.shapes.clear()
             text = self.shapes[shape] = _encode(shape)
         return text
+
+    def binary(self, number: int, shape: tuple[int, ...], size: int) -> bytes:
+        """An output whose data follow the JSON part."""
+        spec = self._specs[number]
+        described: dict[str, Any] = {"binary_data_size": size}
+        if spec.keys is not None:
+            described["keys"] = _encode(spec.keys).decode()
+        return _encode(
+            {"name": spec.name, "datatype": spec.datatype.name, "shape": shape, "parameters": described}
+        )
 
 
 def encode_response(response: InferResponse, template: JsonTemplate) -> tuple[bytes, int | None]:
@@ -318,35 +329,31 @@ def encode_response(response: InferResponse, template: JsonTemplate) -> tuple[by
 def _encode_selected(
     response: InferResponse, template: JsonTemplate, parts: list[bytes]
 ) -> tuple[bytes, int | None]:
-    all_binary = _flag(response.request.parameters, "binary_data_output")
     blobs: list[bytes] = []
     comma = b""
-    for number, wanted in response.selected():
+    for number, binary in output_forms(response.request, response.model):
         parts.append(comma)
         comma = b","
-        binary = all_binary if wanted is None or wanted.binary is None else wanted.binary
-        head = template.outputs[number]
-        shape = template.shape(response.shape(number))
-        if not binary:
-            parts += (head, shape, b',"data":', _encode(response.values(number)), b"}")
-            continue
-        blob = response.raw(number)
-        blobs.append(blob)
-        spec = response.model.outputs[number]
-        described: dict[str, Any] = {"binary_data_size": len(blob)}
-        if spec.keys is not None:
-            described["keys"] = _encode(spec.keys).decode()
-        text = _encode(
-            {
-                "name": spec.name,
-                "datatype": spec.datatype.name,
-                "shape": response.shape(number),
-                "parameters": described,
-            }
-        )
-        parts.append(text)
+        if binary:
+            blob = response.raw(number)
+            blobs.append(blob)
+            parts.append(template.binary(number, response.shape(number), len(blob)))
+        else:
+            shape = template.shape(response.shape(number))
+            parts += (template.outputs[number], shape, b',"data":', _encode(response.values(number)), b"}")
     parts.append(b"]}")
     body = b"".join(parts)
     if not blobs:
         return body, None
     return b"".join((body, *blobs)), len(body)
+
+
+def output_forms(request: InferRequest, model: Model) -> list[tuple[int, bool]]:
+    """The outputs that the answer is to have, by number, and whether each is binary."""
+    all_binary = bool(_flag(request.parameters, "binary_data_output"))
+    if not request.outputs:
+        return [(number, all_binary) for number in range(len(model.outputs))]
+    return [
+        (model.output_numbers[wanted.name], all_binary if wanted.binary is None else wanted.binary)
+        for wanted in request.outputs
+    ]

@@ -11,7 +11,6 @@ import asyncio
 import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from time import monotonic
 from typing import Any
 
 from serving.runtime.config import Config, cpu_limit
@@ -95,7 +94,7 @@ class Engine:
             adopter(model)
 
     def _observe(self, model: Model, requests: list[InferRequest], batch: Batch) -> None:
-        model.last_used = monotonic()
+        model.last_used = batch.started
         for observer in self._observers:
             observer(model, requests, batch)
 

@@ -1,164 +1,347 @@
-"""The usual JSON request, read and answered without looking at what was looked at before.
+"""The usual request, read without looking at what was looked at before.
 
-A client sends the same JSON again and again, with other numbers in it. What stands before and after the
-numbers is looked up by its bytes, and only the numbers are parsed. That is exact, not a guess: a pair of
-prefix and suffix is learnt from a body that the general path read, after making sure that the text between
-them is the data of its one tensor; JSON is read from left to right, so the same prefix leads to the same
-place in any body, and what stands there must parse as a list of numbers.
+A client sends the same message again and again, with other numbers in it. What stands around the numbers is
+compared by its bytes, and only the numbers are parsed. That is exact, not a guess: a frame is learnt from a
+body that the general path read and admitted, after making sure, by putting other lists into it, that each
+gap holds the data of one tensor; JSON is read from left to right, so equal text around the gaps leads to the
+same places in any body, and what stands in a gap must parse as one list.
 
-Answers for single rows are written for a whole run at once: one encoder call an output, split into lines
-(JSON text holds no raw line feed), put into a template. 2 us a request, where piecewise encoding takes 7.
+Clients that number their requests (`{"id": "…", …`) have the id cut off before the comparison. In the binary
+extension the JSON part is the frame, and what follows it is taken as it is.
 """
 
 from __future__ import annotations
 
+import re
+import secrets
 import struct
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
-from serving.runtime.codec_json import JsonTemplate, parse_request
+from serving.runtime.codec_json import parse_request
 from serving.runtime.datatypes import DATATYPES, packer
-from serving.runtime.messages import Batch, BulkReply, InferRequest, Reply, RequestedOutput, Tensor
+from serving.runtime.fastanswer import Answers
+from serving.runtime.messages import BulkReply, InferRequest, Reply, RequestedOutput, Tensor
 from serving.runtime.model import Model
-from slipway.errors import SlipwayError
+from slipway.errors import InvalidRequest, SlipwayError
 
-MAX_PREFIX, MAX_SUFFIX, MAX_KNOWN = 2048, 512, 256
+MAX_FRAME, MAX_KNOWN = 8192, 256
+MAX_LEARNT = 1 << 20
+"""In larger bodies the numbers are nearly all of the work."""
+COPIED = 65536
+"""Tensors up to this size are cut out of a binary body as bytes, larger ones as views of it."""
 
 _LISTS = {
     "f": msgspec.json.Decoder(list[float]).decode,
     "i": msgspec.json.Decoder(list[int]).decode,
     "s": msgspec.json.Decoder(list[str]).decode,
 }
-_encode_lines = msgspec.json.Encoder().encode_lines
+_IDENTITY = re.compile(rb'\{"id": ?"([A-Za-z0-9_.:/+=-]{1,128})"')
+"""No backslash, nothing that is not ASCII: what stands in the JSON text is what it means."""
+_UNREADABLE = (msgspec.MsgspecError, struct.error, OverflowError, UnicodeDecodeError)
+_PROBE = "another-id"
+_SALT = secrets.randbelow(1 << 40)
+"""What is put into the gaps of a frame to prove it must not stand in the message already."""
 
 
-class _Known(NamedTuple):
-    """What follows from prefix and suffix."""
+class _Meaning(msgspec.Struct, frozen=True):
+    """What follows from a frame."""
 
-    decode: Any
-    pack: Any
-    length: int
+    rows: int
+    key: Any
+    bulk: BulkReply | None
+    """For a single row: the writer of the answer that it asks for."""
+    outputs: list[RequestedOutput] | None
+    parameters: dict[str, Any] | None
+
+
+class _Gap(msgspec.Struct, frozen=True):
+    """One tensor of a frame."""
+
     name: str
     datatype: str
     shape: tuple[int, ...]
-    rows: int
-    key: Any
-    plain: bool
-    """One row, all outputs, as JSON."""
-    outputs: list[RequestedOutput] | None
-    parameters: dict[str, Any] | None
+    count: int
+    decode: Any
+    pack: Any
+    """None: strings stay a list."""
+    number: int
+    """Among the model's inputs."""
+
+    def read(self, text: bytes) -> Tensor:
+        values = self.decode(text)
+        if self.pack is None:
+            if len(values) != self.count:
+                raise struct.error("another number of strings")
+            return Tensor(self.name, self.datatype, self.shape, values)
+        return Tensor(self.name, self.datatype, self.shape, self.pack(*values))
+
+
+class _JsonFrame(msgspec.Struct, frozen=True):
+    before: bytes
+    start: int
+    between: tuple[bytes, ...]
+    after: bytes
+    tail: int
+    gaps: tuple[_Gap, ...]
+    meaning: _Meaning
+
+    def inputs(self, body: bytes) -> list[Tensor] | None:
+        """The tensors, or None: another frame."""
+        if not (body.startswith(self.before) and body.endswith(self.after)):
+            return None
+        if not self.between:
+            return [self.gaps[0].read(body[self.start : -self.tail])]
+        inputs: list[Any] = [None] * len(self.gaps)
+        position = self.start
+        for gap, text in zip(self.gaps, self.between, strict=False):
+            stop = body.find(text, position)
+            if stop < 0:
+                return None
+            inputs[gap.number] = gap.read(body[position:stop])
+            position = stop + len(text)
+        last = self.gaps[-1]
+        inputs[last.number] = last.read(body[position : -self.tail])
+        return inputs
+
+
+class _BinaryFrame(msgspec.Struct, frozen=True):
+    size: int
+    """Of what follows the JSON part."""
+    tensors: tuple[tuple[str, str, tuple[int, ...], int, int], ...]
+    """In the order of the model's inputs; the last two say where its bytes begin and end."""
+    meaning: _Meaning
+
+
+class _Table:
+    """Frames of JSON bodies; `last` is tried first, since most traffic is of one kind."""
+
+    def __init__(self) -> None:
+        self.last: _JsonFrame | None = None
+        self.known: dict[bytes, list[_JsonFrame]] = {}
+        self.size = 0
+
+    def find(self, body: bytes) -> tuple[_JsonFrame, list[Tensor]] | None:
+        for frame in self.known.get(_lead(body), ()):
+            try:
+                inputs = frame.inputs(body)
+            except _UNREADABLE:
+                continue  # nothing fits, or the general path says what is wrong
+            if inputs is not None:
+                self.last = frame
+                return frame, inputs
+        return None
+
+    def add(self, body: bytes, frame: _JsonFrame) -> None:
+        if self.size >= MAX_KNOWN:
+            self.known.clear()
+            self.size = 0
+        self.known.setdefault(_lead(body), []).append(frame)
+        self.size += 1
+        self.last = frame
+
+
+def _lead(body: bytes) -> bytes:
+    """The same for all bodies of a frame."""
+    return body[: body.find(b'"data"')]
 
 
 class FastReader:
     """For one model."""
 
-    __slots__ = ("known", "model")
-
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, answers: Answers) -> None:
         self.model = model
-        self.known: dict[tuple[bytes, bytes], _Known] = {}
+        self.answers = answers
+        self._json = {False: _Table(), True: _Table()}
+        """With an id cut off (True) apart from without: the rest of the one is no whole JSON."""
+        self._plain = self._json[False]
+        self._binary: dict[tuple[bool, bytes], _BinaryFrame] = {}
 
     def read(
-        self, body: bytes, reply: Reply, arrived: float, context: Any, bulk: BulkReply | None
+        self, body: bytes, json_length: int | None, reply: Reply, arrived: float, context: Any
     ) -> InferRequest | None:
-        """An admitted request, or None: the general path must read it. `bulk` is for single plain rows."""
-        start = body.find(b"[", body.find(b'"data"'))
-        end = body.find(b"]", start)
-        known = self.known.get((body[:start], body[end:]))
-        if known is None:
-            return None
-        decode, pack, count, name, datatype, shape, rows, key, plain, outputs, parameters = known
-        try:
-            values = decode(body[start : end + 1])
-            if len(values) != count:
+        """An admitted request, or None: the general path must read it."""
+        identity, table = "", self._plain
+        if body[:5] == b'{"id"':
+            match = _IDENTITY.match(body)
+            if match is None:
                 return None
-            data = values if pack is None else pack(*values)
-        except (msgspec.MsgspecError, struct.error, OverflowError, UnicodeDecodeError):
-            return None  # the general path says what is wrong
+            identity = match[1].decode("ascii")
+            if json_length is not None:
+                return self._read_binary(body, json_length, match.end(1), identity, reply, arrived, context)
+            body = body[match.end(1) :]
+            table = self._json[True]
+        elif json_length is not None:
+            return self._read_binary(body, json_length, 0, identity, reply, arrived, context)
+        frame = table.last
+        if frame is None:
+            return None
+        try:
+            inputs = frame.inputs(body)
+        except _UNREADABLE:
+            inputs = None
+        if inputs is None:
+            found = table.find(body)
+            if found is None:
+                return None
+            frame, inputs = found
+        meaning = frame.meaning
         request = InferRequest(
-            self.model,
-            [Tensor(name, datatype, shape, data)],
-            reply,
-            arrived,
-            rows,
-            key,
-            context,
-            bulk if plain else None,
+            self.model, inputs, reply, arrived, meaning.rows, meaning.key, context, meaning.bulk, identity
         )
-        if outputs is not None:
-            request.outputs = outputs
-        if parameters is not None:
-            request.parameters = parameters
+        if meaning.outputs is not None:
+            request.outputs = meaning.outputs
+        if meaning.parameters is not None:
+            request.parameters = meaning.parameters
         return request
 
-    def learn(self, body: bytes, request: InferRequest) -> None:
-        """Remember the frame of a body that was read and admitted by the general path."""
-        if len(request.inputs) != 1 or request.id or len(self.model.inputs) != 1:
-            return
-        tensor = request.inputs[0]
-        kind = DATATYPES[tensor.datatype]
-        start = body.find(b"[", body.find(b'"data"'))
-        end = body.find(b"]", start)
-        prefix, suffix = body[:start], body[end:]
-        if start < 0 or end < 0 or len(prefix) > MAX_PREFIX or len(suffix) > MAX_SUFFIX:
-            return
-        if kind.kind not in _LISTS:
-            return
-        try:
-            emptied = parse_request(prefix + b"[" + suffix)
-            values: list[Any] = _LISTS[kind.kind](body[start : end + 1])  # type: ignore[assignment]
-        except (SlipwayError, msgspec.MsgspecError, UnicodeDecodeError):
-            return
-        # Emptied between prefix and suffix, its one tensor must be empty, and whole again be what it was.
-        if len(emptied.inputs) != 1 or emptied.inputs[0].data != [] or values == []:
-            return
-        if len(self.known) >= MAX_KNOWN:
-            self.known.clear()
-        count = len(values)
-        self.known[(prefix, suffix)] = _Known(
-            _LISTS[kind.kind],
-            packer(kind.code, count).pack if kind.code else None,
-            count,
-            tensor.name,
-            tensor.datatype,
-            tensor.shape,
-            request.rows,
-            request.key,
-            request.rows == 1 and request.outputs is None and request.parameters is None,
-            request.outputs,
-            request.parameters,
+    def _read_binary(
+        self,
+        body: bytes,
+        json_length: int,
+        cut: int,
+        identity: str,
+        reply: Reply,
+        arrived: float,
+        context: Any,
+    ) -> InferRequest | None:
+        frame = self._binary.get((cut > 0, body[cut:json_length]))
+        if frame is None or len(body) != json_length + frame.size:
+            return None
+        inputs = []
+        view: bytes | memoryview = body if frame.size <= COPIED else memoryview(body)
+        for name, datatype, shape, start, stop in frame.tensors:
+            inputs.append(Tensor(name, datatype, shape, view[json_length + start : json_length + stop]))
+        meaning = frame.meaning
+        return InferRequest(
+            self.model,
+            inputs,
+            reply,
+            arrived,
+            meaning.rows,
+            meaning.key,
+            context,
+            meaning.bulk,
+            identity,
+            meaning.outputs,
+            meaning.parameters,
         )
 
+    # -- learning ----------------------------------------------------------------------------------
 
-class FastWriter:
-    """Answers to plain requests of one row each, for a model with a batch axis."""
+    def learn(self, body: bytes, json_length: int | None, request: InferRequest) -> None:
+        """Remember the frame of a body that the general path has read and admitted."""
+        cut = 0
+        if request.id:
+            match = _IDENTITY.match(body)
+            if match is None or match[1] != request.id.encode():
+                return
+            cut = match.end(1)
+        if (len(body) if json_length is None else json_length) > MAX_LEARNT:
+            return
+        meaning = _Meaning(
+            request.rows, request.key, self.answers.bulk(request), request.outputs, request.parameters
+        )
+        try:
+            if json_length is None:
+                self._learn_json(body, cut, request, meaning)
+            else:
+                self._learn_binary(body, json_length, cut, request, meaning)
+        except (SlipwayError, ValueError, *_UNREADABLE):
+            return  # it reads otherwise than it seemed
 
-    __slots__ = ("head", "shapes", "template", "text")
+    def _learn_binary(
+        self, body: bytes, json_length: int, cut: int, request: InferRequest, meaning: _Meaning
+    ) -> None:
+        head = body[:json_length]
+        message = parse_request(_with_probe(head, cut))
+        if json_length > MAX_FRAME or (message.id or "") != (_PROBE if cut else ""):
+            return
+        places: dict[str, tuple[int, int]] = {}
+        position = 0
+        for item in message.inputs:
+            size = (item.parameters or {}).get("binary_data_size")
+            kind = DATATYPES[item.datatype]
+            if type(size) is not int or not kind.size or kind.kind == "b":
+                return  # JSON among it, or bytes that have to be looked at
+            places[item.name] = (position, position + size)
+            position += size
+        tensors = tuple((t.name, t.datatype, t.shape, *places[t.name]) for t in request.inputs)
+        if len(self._binary) >= MAX_KNOWN:
+            self._binary.clear()
+        self._binary[(cut > 0, head[cut:])] = _BinaryFrame(position, tensors, meaning)
 
-    def __init__(self, template: JsonTemplate, headers: bytes) -> None:
-        self.template = template
-        self.shapes: tuple[tuple[int, ...], ...] | None = None
-        self.head = headers.replace(b"%", b"%%") + b"x-request-id: %b%x\r\ncontent-length: %d\r\n\r\n%b"
-        """Takes the two parts of the request's id, the length of the body, the body."""
-        self.text = b""
+    def _learn_json(self, body: bytes, cut: int, request: InferRequest, meaning: _Meaning) -> None:
+        numbers = {tensor.name: number for number, tensor in enumerate(request.inputs)}
+        message = parse_request(body)
+        gaps, texts, position = [], [], cut
+        for item in message.inputs:
+            number = numbers[item.name]
+            tensor = request.inputs[number]
+            kind = DATATYPES[tensor.datatype]
+            if kind.kind not in _LISTS:
+                return
+            start, stop = _list_after(body, body.index(b'"data"', position), _LISTS[kind.kind])
+            texts.append(body[position:start])
+            position = stop
+            values: list[Any] = _LISTS[kind.kind](body[start:stop])  # type: ignore[assignment]
+            count = len(values)
+            pack = packer(kind.code, count).pack if kind.code else None
+            gaps.append(_Gap(tensor.name, kind.name, tensor.shape, count, _LISTS[kind.kind], pack, number))
+        texts.append(body[position:])
+        _prove(texts, gaps, cut, len(request.inputs))
+        if sum(map(len, texts)) > MAX_FRAME:
+            return
+        frame = _JsonFrame(
+            texts[0], len(texts[0]), tuple(texts[1:-1]), texts[-1], len(texts[-1]), tuple(gaps), meaning
+        )
+        # Read again by what was learnt, it must be what the general path read.
+        again = frame.inputs(body[cut:])
+        if again is None or any(one.data != two.data for one, two in zip(again, request.inputs, strict=True)):
+            return
+        self._json[cut > 0].add(body[cut:], frame)
 
-    def bodies(self, batch: Batch) -> list[bytes]:
-        """The body of every row."""
-        shapes = tuple([array.shape[1:] for array in batch.arrays])
-        if shapes != self.shapes:
-            self._compile(shapes)
-        lines = []
-        for array in batch.arrays:
-            rows = array if array.ndim == 2 else array.reshape(batch.rows, -1)
-            lines.append(_encode_lines(rows.tolist()).split(b"\n"))
-        return [self.text % row for row in zip(*lines, strict=True) if row[0]]
 
-    def _compile(self, shapes: tuple[tuple[int, ...], ...]) -> None:
-        template = self.template
-        text = (template.before_id + template.after_id).replace(b"%", b"%%")
-        for number, tail in enumerate(shapes):
-            piece = (b"," if number else b"") + template.outputs[number] + template.shape((1, *tail))
-            text += (piece + b',"data":').replace(b"%", b"%%") + b"%b}"
-        self.text = text + b"]}"
-        self.shapes = shapes
+class _Misread(InvalidRequest):
+    """A frame that does not hold what it seemed to."""
+
+
+def _list_after(body: bytes, place: int, decode: Any) -> tuple[int, int]:
+    """The innermost list that begins there: its brackets, and what is between them."""
+    start = body.index(b"[", place)
+    while body[start + 1 : start + 2] == b"[":
+        start += 1
+    stop = start
+    while True:
+        stop = body.find(b"]", stop) + 1
+        if not stop:
+            raise _Misread("a list without an end")
+        try:
+            decode(body[start:stop])
+        except _UNREADABLE:
+            continue  # the bracket stood in a string
+        return start, stop
+
+
+def _prove(texts: list[bytes], gaps: list[_Gap], cut: int, inputs: int) -> None:
+    """Other lists in the gaps must turn up as the data of those tensors, and nothing else may change."""
+    marks = [_SALT + number for number in range(len(gaps))]
+    fill = [b"[%d]" % mark for mark in marks]
+    body = b"".join([piece for pair in zip(texts, [*fill, b""], strict=True) for piece in pair])
+    probe = parse_request(_with_probe(b'{"id":"' + body if cut else body, 7 if cut else 0))
+    seen = [(item.name, item.datatype, item.shape, _flat(item.data)) for item in probe.inputs]
+    wanted = [(gap.name, gap.datatype, gap.shape, [mark]) for gap, mark in zip(gaps, marks, strict=True)]
+    if seen != wanted or len(gaps) != inputs or (probe.id or "") != (_PROBE if cut else ""):
+        raise _Misread("the frame does not hold what it seemed to")
+
+
+def _with_probe(text: bytes, cut: int) -> bytes:
+    return b'{"id":"' + _PROBE.encode() + text[cut:] if cut else text
+
+
+def _flat(data: Any) -> Any:
+    """Of the nested lists of a single row."""
+    while isinstance(data, list) and len(data) == 1 and isinstance(data[0], list):
+        data = data[0]
+    return data

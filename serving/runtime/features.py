@@ -156,7 +156,7 @@ def _freshness(lookup: FeatureLookup, answer: Answer, model: Model, took: float)
     from slipway.features.lookup import Status
 
     statistics = model.extras["statistics"]
-    statistics.stages["features"].pending.append(took)
+    statistics.feature_seconds.append(took)
     told: dict[str, Any] = {}
     defaults = 0
     for status, count in zip(*np.unique(answer.status, return_counts=True), strict=True):

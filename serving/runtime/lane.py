@@ -20,6 +20,8 @@ from slipway.errors import DeadlineExceeded, ModelFailed, Overloaded, ServingErr
 
 INLINE_SECONDS = 0.001
 """A run that is expected to take longer leaves the loop."""
+GAP_SECONDS = 0.00003
+"""A client that waits for its answer before it asks again cannot be quicker."""
 TICK_SECONDS = 0.002
 """After this much work in one tick the loop gets to breathe."""
 
@@ -49,6 +51,9 @@ class Lane:
         self.in_threads = 0
         """Requests in those runs."""
         self._scheduled = False
+        self._lone = True
+        """The last run held one request."""
+        self._ended = 0.0
         self._uneven = False
         """Whether the queue holds anything but single rows of one key without a deadline."""
         self._key: Any = None
@@ -77,6 +82,27 @@ class Lane:
             self._scheduled = True
             self.loop.call_soon(self._tick)
 
+    def submit_or_run(self, request: InferRequest) -> None:
+        """As `submit`; but a request that comes alone, as those before it did, is run before this returns.
+
+        Saves the way through the loop, 5 us of 100. Who comes within GAP_SECONDS of the last answer came in
+        the same tick as the one before, and waits for others as usual.
+        """
+        if (
+            self._lone
+            and not self.queue
+            and not self.running
+            and request.deadline is None
+            and request.arrived - self._ended > GAP_SECONDS
+            and self.model.behaviour.predict(request.rows) <= INLINE_SECONDS
+        ):
+            request.submitted = perf_counter()
+            for requests, outcome in run_group(self.model, [request], request.rows):
+                self._deliver(requests, outcome)
+            self._ended = perf_counter()
+            return
+        self.submit(request)
+
     def _overloaded(self) -> Overloaded:
         waiting = self.model.behaviour.predict(1) * len(self.queue) / self.concurrency
         return Overloaded(
@@ -96,11 +122,12 @@ class Lane:
             group, rows = self._next_group()
             if not group:
                 continue
-            if behaviour.predict(rows) > INLINE_SECONDS:
+            if behaviour.base_seconds + behaviour.row_seconds * rows > INLINE_SECONDS:
                 self._start_thread(group, rows)
                 continue
             for requests, outcome in run_group(self.model, group, rows):
                 self._deliver(requests, outcome)
+            self._lone = len(group) == 1
             if queue and perf_counter() - began > TICK_SECONDS:
                 self._scheduled = True
                 self.loop.call_soon(self._tick)

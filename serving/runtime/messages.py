@@ -103,27 +103,18 @@ class InferRequest(msgspec.Struct, eq=False):
     """What the answer says of the features that were read."""
 
 
-class Batch:
+class Batch(msgspec.Struct, eq=False):
     """The outputs of one run, shared by the requests that were in it."""
 
-    __slots__ = ("arrays", "delivering", "inputs", "lists", "ran", "rows", "started")
-
-    def __init__(
-        self,
-        inputs: list[np.ndarray[Any, Any]],
-        arrays: list[np.ndarray[Any, Any]],
-        rows: int,
-        started: float,
-        ran: float,
-    ) -> None:
-        self.inputs = inputs
-        self.arrays = arrays
-        self.rows = rows
-        self.started = started
-        self.ran = ran
-        self.lists: list[list[Any] | None] = [None] * len(arrays)
-        self.delivering = 0.0
-        """When the answers began to be written."""
+    inputs: list[np.ndarray[Any, Any]]
+    arrays: list[np.ndarray[Any, Any]]
+    rows: int
+    started: float
+    ran: float
+    delivering: float = 0.0
+    """When the answers began to be written."""
+    lists: dict[int, list[Any]] = {}
+    """Outputs as flat Python values, where somebody has asked for them."""
 
 
 class InferResponse:
@@ -160,7 +151,7 @@ class InferResponse:
 
     def values(self, number: int) -> list[Any]:
         """Flat Python values; the whole batch is turned into a list once."""
-        flat = self.batch.lists[number]
+        flat = self.batch.lists.get(number)
         array = self.batch.arrays[number]
         if flat is None:
             flat = self.batch.lists[number] = array.ravel().tolist()

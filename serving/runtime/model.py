@@ -79,6 +79,9 @@ class Model:
         # The checks that InferenceSession.run adds cost 5 us a call, and admit() has made them already.
         self._run = getattr(self.session, "_sess", self.session).run
         self.inputs = tuple(_input_spec(node, f"{name}/{version}") for node in self.session.get_inputs())
+        self._feeds = [
+            (spec.name, spec.datatype.numpy if spec.datatype.size else None) for spec in self.inputs
+        ]
         self.output_names = [node.name for node in self.session.get_outputs()]
         self.outputs: tuple[TensorSpec, ...] = ()
         self.output_numbers: dict[str, int] = {}
@@ -253,19 +256,19 @@ class Model:
     def feeds(self, requests: list[InferRequest], rows: int) -> dict[str, Array]:
         """The inputs of all these requests, one below the other."""
         feeds = {}
-        for number, spec in enumerate(self.inputs):
+        single = len(requests) == 1
+        for number, (name, dtype) in enumerate(self._feeds):
+            tensor = requests[0].inputs[number]
+            shape = tensor.shape if single else (rows, *tensor.shape[1:])
             parts: list[Any] = [request.inputs[number].data for request in requests]
-            shape = requests[0].inputs[number].shape
-            if len(parts) > 1:
-                shape = (rows, *shape[1:])
-            if spec.datatype.size == 0:
+            if dtype is None:
                 texts = [text for part in parts for text in part]
-                feeds[spec.name] = np.array(texts, object).reshape(shape)
+                feeds[name] = np.array(texts, object).reshape(shape)
                 continue
-            data = parts[0] if len(parts) == 1 else b"".join(parts)
-            array = np.frombuffer(data, spec.datatype.numpy).reshape(shape)
+            data = parts[0] if single else b"".join(parts)
+            array = np.frombuffer(data, dtype).reshape(shape)
             # A slice of a request body begins anywhere; kernels may load aligned.
-            feeds[spec.name] = array if array.flags.aligned else array.copy()
+            feeds[name] = array if type(data) is bytes or array.flags.aligned else array.copy()
         return feeds
 
 

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
-from time import monotonic
+from time import perf_counter
 from typing import Any, Literal
 
 from serving.runtime.config import Config
@@ -319,7 +319,7 @@ class Repository:
             text = self.storage.read(place.prefix + BASELINE_FILE)
             model.extras["baseline"] = parse_baseline(text, where=f"{where}/{BASELINE_FILE}")
         warm_up(model, max_rows=self.config.max_batch_rows, batching=self.config.batching)
-        model.last_used = monotonic()
+        model.last_used = perf_counter()
         model.memory = memory_of(place)
         return model
 

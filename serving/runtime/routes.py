@@ -16,9 +16,10 @@ from serving.runtime.access import Caller, Policy
 from serving.runtime.codec_json import JsonTemplate, decode_request, encode_response
 from serving.runtime.codec_v1 import decode_predict, encode_predict
 from serving.runtime.engine import Engine
-from serving.runtime.fastpath import FastReader, FastWriter
+from serving.runtime.fastanswer import BINARY_TYPE, Answers
+from serving.runtime.fastpath import FastReader
 from serving.runtime.http1 import CLOSE, JSON_TYPE, STATUS_LINES, Exchange, Head
-from serving.runtime.messages import Batch, InferRequest, InferResponse
+from serving.runtime.messages import InferRequest, InferResponse
 from serving.runtime.model import Model
 from slipway.errors import (
     DeadlineExceeded,
@@ -67,8 +68,6 @@ class Routes:
         self._prefix = secrets.token_hex(6) + "-"
         self._prefix_bytes = self._prefix.encode()
         self._serving = engine.repository.serving
-        # One object, so that requests of one run can be told to share it by identity.
-        self._bulk = self._reply_all
         engine.on_load(self._prepare)
 
     def _prepare(self, model: Model) -> None:
@@ -78,8 +77,8 @@ class Routes:
         )
         headers = STATUS_LINES[200] + JSON_TYPE + lines.encode("latin-1", "replace")
         model.extras["headers"] = headers
-        model.extras["reader"] = FastReader(model)
-        model.extras["writer"] = FastWriter(template, headers)
+        answers = Answers(model, template, headers, self._prefix_bytes, self._serial, self.refuse)
+        model.extras["reader"] = FastReader(model, answers)
 
     # -- finding the handler, once for every head that is not yet known ------------------------------
 
@@ -164,17 +163,16 @@ class Routes:
         if model is None:
             self._spawn(exchange, self._infer_later(exchange))
             return
-        if head.json_length is None:
-            plain = head.cacheable and head.keep_alive
-            request = model.extras["reader"].read(
-                exchange.body, self._reply, exchange.arrived, exchange, self._bulk if plain else None
-            )
-            if request is not None:
-                exchange.request = request
-                if not plain:
-                    request.trace, request.request_id = head.trace, head.request_id
-                model.lane.submit(request)
-                return
+        request = model.extras["reader"].read(
+            exchange.body, head.json_length, self._reply, exchange.arrived, exchange
+        )
+        if request is not None:
+            exchange.request = request
+            if not (head.cacheable and head.keep_alive):
+                request.bulk = None
+                request.trace, request.request_id = head.trace, head.request_id
+            model.lane.submit_or_run(request)
+            return
         self._infer_generally(exchange, model)
 
     async def _infer_later(self, exchange: Exchange) -> None:
@@ -190,8 +188,8 @@ class Routes:
         if request.parameters is not None and "timeout" in request.parameters:
             self._limit(exchange, request)
         self.engine.submit(request)
-        if head.json_length is None and request.deadline is None and request.columns is None:
-            model.extras["reader"].learn(exchange.body, request)
+        if request.deadline is None and request.columns is None and not exchange.head.encoding:
+            model.extras["reader"].learn(exchange.body, head.json_length, request)
         exchange.body = b""
 
     def _limit(self, exchange: Exchange, request: InferRequest) -> None:
@@ -217,30 +215,6 @@ class Routes:
             fix="give it longer",
         )
         self.refuse(exchange, error, expired)
-
-    def _reply_all(self, requests: list[InferRequest], batch: Batch) -> None:
-        """Single rows that share a run: one encoder call an output for all of them."""
-        writer: FastWriter = requests[0].model.extras["writer"]
-        try:
-            texts = writer.bodies(batch)
-        except Exception as error:
-            for request in requests:
-                self.refuse(request.context, error)
-            return
-        head, prefix, serial = writer.head, self._prefix_bytes, self._serial
-        for request, text in zip(requests, texts, strict=False):
-            if request.cancelled:
-                continue
-            exchange: Exchange = request.context
-            exchange.request = None
-            connection = exchange.connection
-            data = head % (prefix, next(serial), len(text), text)
-            pending = connection.pending
-            if len(pending) == 1 and connection.fresh:
-                pending.popleft()
-                connection.transport.write(data)
-            else:
-                exchange.send(data)
 
     def predict(self, exchange: Exchange) -> None:
         """v1."""
@@ -291,7 +265,7 @@ class Routes:
             if json_length is None:
                 kind = extras["headers"]
             else:
-                kind = extras["headers"].replace(JSON_TYPE, b"content-type: application/octet-stream\r\n") + (
+                kind = extras["headers"].replace(JSON_TYPE, BINARY_TYPE) + (
                     b"inference-header-content-length: %d\r\n" % json_length
                 )
             exchange.send(

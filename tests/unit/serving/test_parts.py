@@ -69,8 +69,7 @@ def test_wrong_settings_say_which(arguments: list[str], environment: dict[str, s
 
 def test_a_histogram_counts_as_prometheus_defines() -> None:
     histogram = Histogram((1.0, 2.0))
-    histogram.pending += [0.5, 1.0, 1.5, 99.0]
-    histogram.fold()
+    histogram.add(np.array([0.5, 1.0, 1.5, 99.0]))
     lines = Lines()
     lines.histogram("x", {"model": 'a"b'}, histogram)
     assert lines.text().decode().splitlines() == [
