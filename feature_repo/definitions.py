@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from slipway.datasets import FEATURES, current_dataset
 from slipway.errors import FeatureSourceError
+from slipway.features.importing import import_feast
 from slipway.objects import ObjectStore
 from slipway.settings import Settings
 
@@ -34,6 +35,7 @@ def definitions(settings: Settings, *, objects: ObjectStore | None = None) -> li
 
 def definitions_at(location: str) -> list[Any]:
     """The same over the tables below a given prefix or folder."""
+    import_feast()
     from feature_repo.entities import ENTITIES
     from feature_repo.views import feature_views
 

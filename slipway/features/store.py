@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from slipway.features.importing import import_feast
 from slipway.settings import Settings
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ COMPUTE_ENGINE = "slipway.features.engine.ArrowComputeEngine"
 
 def repo_config(settings: Settings) -> RepoConfig:
     """Feast's configuration for these settings."""
+    import_feast()
     from feast import RepoConfig
 
     return RepoConfig(
@@ -44,6 +46,7 @@ def _offline(settings: Settings) -> dict[str, Any]:
 
 def open_store(settings: Settings) -> FeatureStore:
     """The feature store that these settings describe; makes the folder of a SQLite registry."""
+    import_feast()
     from feast import FeatureStore
 
     scheme, _, path = settings.features.registry.partition(":///")
