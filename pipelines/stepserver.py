@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
+import runpy
 import select
 import signal
 import socket
@@ -21,9 +22,11 @@ from pathlib import Path
 
 import msgspec
 
+from slipway.features.importing import import_feast
+
 # What snapshot needs, the first step of every pipeline, and then the others in their order: the server loads
 # them while snapshot works. They only load: none starts work of its own that a fork would lose.
-FIRST = ("components.snapshot.step", "kfp.dsl.executor_main", "feast")
+FIRST = ("components.snapshot.step", "kfp.dsl.executor_main")
 LATER = (
     "components.train.step",
     "sklearn.ensemble",
@@ -32,7 +35,9 @@ LATER = (
     "skl2onnx",
     "pandas",
     "mlflow",
+    # What MLflow loads when it opens a database costs as much again as its own import.
     "mlflow.store.tracking.sqlalchemy_store",
+    "mlflow.store.model_registry.sqlalchemy_store",
     "matplotlib.pyplot",
     "components.evaluate.step",
     "onnxruntime",
@@ -46,8 +51,10 @@ LATER = (
 
 
 class Request(msgspec.Struct, frozen=True):
+    module: str
+    """Another module to run in place of kfp's executor, as `python -m` would; empty for a step."""
     source: str
-    """The component's code, as the compiled pipeline holds it."""
+    """The component's code, as the compiled pipeline holds it; for a step."""
     arguments: list[str]
     environment: dict[str, str]
     folder: str
@@ -61,6 +68,7 @@ def serve(channel: socket.socket) -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     # Ctrl-C reaches the steps themselves, which have cleaning up to do.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    import_feast()
     for name in FIRST:
         _load(name)
     for name in LATER:
@@ -115,6 +123,10 @@ def _execute(request: Request) -> int:
     # As for `python -m`: a project of one's own lies in the folder from which slipway is called.
     sys.path.insert(0, request.folder)
     try:
+        if request.module:
+            sys.argv = [request.module, *request.arguments]
+            runpy.run_module(request.module, run_name="__main__", alter_sys=True)
+            return 0
         with tempfile.TemporaryDirectory() as folder:
             module = Path(folder, "ephemeral_component.py")
             module.write_text(request.source)

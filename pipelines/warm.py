@@ -43,7 +43,13 @@ class StepServer:
 
     def run(self, source: str, arguments: Sequence[str], environment: Mapping[str, str], log: Path) -> int:
         """The exit code of the step, once it has ended."""
-        request = Request(source, list(arguments), dict(environment), os.getcwd(), str(log))
+        return self._ask(Request("", source, list(arguments), dict(environment), os.getcwd(), str(log)))
+
+    def run_module(self, module: str, arguments: Sequence[str], log: Path) -> int:
+        """What `python -m module` would do, warm."""
+        return self._ask(Request(module, "", list(arguments), dict(os.environ), os.getcwd(), str(log)))
+
+    def _ask(self, request: Request) -> int:
         ours, theirs = socket.socketpair()
         with ours:
             with theirs:
@@ -77,6 +83,15 @@ def step_server() -> Iterator[StepServer | None]:
     finally:
         _server.close()
         _server = None
+
+
+def run_module(server: StepServer | None, module: str, arguments: Sequence[str], log: Path) -> int:
+    """`python -m module`, with its output in the log; warm where there is a server."""
+    if server is not None:
+        return server.run_module(module, arguments, log)
+    with log.open("wb") as output:
+        command = [sys.executable, "-m", module, *arguments]
+        return subprocess.run(command, stdout=output, stderr=output, check=False).returncode  # noqa: S603
 
 
 @contextmanager

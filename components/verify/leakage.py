@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from bisect import bisect_right
 from typing import Any
 
 import msgspec
@@ -26,6 +25,8 @@ TOO_GOOD = 0.95
 """ROC AUC that no single honest input reaches."""
 SHUFFLED_ROWS = 20_000
 SHUFFLED_ROUNDS = 30
+_PLACE = "place of the event in its source"
+_NEVER = (np.empty(0, np.int64), np.empty(0, np.uint32))
 
 
 @check("leakage", "point in time")
@@ -95,28 +96,29 @@ def _as_of(rows: pl.DataFrame, view: ViewSource, source: pl.DataFrame, event_tim
     columns = list(view.join_keys.values())
     zone = getattr(rows[event_time].dtype, "time_zone", None)
     order = [view.event_time, *([view.created_time] if view.created_time else [])]
-    events = source.rename(dict(view.join_keys)).sort(order, maintain_order=True)
+    events = source.rename(dict(view.join_keys)).select(*columns, *order).with_row_index(_PLACE)
     if columns:
         events = events.join(rows.select(columns).unique(), on=columns, how="semi", maintain_order="left")
-    times = _microseconds(_in_zone(events[view.event_time], zone))
-    asked = _microseconds(rows[event_time])
-    places: dict[Any, list[int]] = {}
-    for place, key in enumerate(events.select(columns).iter_rows()):
-        places.setdefault(key, []).append(place)
+    events = events.sort(order, maintain_order=True)
+    histories = events.partition_by(columns, as_dict=True) if columns else {(): events}
+    known = {
+        key: (_microseconds(_in_zone(own[view.event_time], zone)), own[_PLACE].to_numpy())
+        for key, own in histories.items()
+    }
     newest: list[int | None] = []
-    for key, moment in zip(rows.select(columns).iter_rows(), asked, strict=True):
-        own = places.get(key, [])
-        at = bisect_right(own, moment, key=times.__getitem__) - 1
-        fresh = at >= 0 and (not view.ttl_seconds or times[own[at]] >= moment - view.ttl_seconds * 1e6)
-        newest.append(own[at] if fresh else None)
+    for key, moment in zip(rows.select(columns).iter_rows(), _microseconds(rows[event_time]), strict=True):
+        times, places = known.get(key, _NEVER)
+        at = int(np.searchsorted(times, moment, side="right")) - 1
+        fresh = at >= 0 and (not view.ttl_seconds or times[at] >= moment - view.ttl_seconds * 1e6)
+        newest.append(int(places[at]) if fresh else None)
     taken = pl.Series(newest, dtype=pl.UInt32)
-    return events.select(
+    return source.select(
         pl.col(original).gather(taken).alias(name) for original, name in view.features.items()
     )
 
 
-def _microseconds(times: pl.Series) -> list[int]:
-    return times.dt.epoch("us").to_list()
+def _microseconds(times: pl.Series) -> NDArray[np.int64]:
+    return times.dt.epoch("us").to_numpy()
 
 
 def _in_zone(times: pl.Series, zone: str | None) -> pl.Series:
