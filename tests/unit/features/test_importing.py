@@ -12,7 +12,8 @@ INSTRUMENTED = (
 
 
 def _run(code: str) -> list[str]:
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     return done.stdout.split()
 
 
