@@ -95,7 +95,7 @@ def verify(
             objects=objects,
             evaluation=evaluation,
             runtime_url=runtime_url,
-            feature_parity=(lambda: _parity(settings, project)) if online else None,
+            feature_parity=(lambda: _parity(settings, project, contract, runtime_url)) if online else None,
         )
         gates = tuple(run_checks(chosen, evidence))
         smoke = _smoke(evidence)
@@ -179,10 +179,14 @@ def _smoke(evidence: Evidence) -> SmokeTest:
     )
 
 
-def _parity(settings: Settings, project: Project) -> GateResult:
+def _parity(
+    settings: Settings, project: Project, contract: ModelContract, runtime_url: str | None
+) -> GateResult:
     from slipway.features.parity import check_parity
+    from slipway.features.served import ServedModel
 
-    return check_parity(settings, project.feature_service).gate
+    served = ServedModel(runtime_url, contract).paths() if runtime_url else {}
+    return check_parity(settings, project.feature_service, others=served).gate
 
 
 def _provenance(contract: ModelContract) -> dict[str, str]:

@@ -2,7 +2,8 @@
 
 A model with a contract takes either its graph's tensors or the contract's columns by name: entity columns
 (carrier, tailnum, …) whose features are read from the online store, and request columns that go into the
-graph as they are. The answer says how old the values were and how many defaults stood in.
+graph as they are. The answer says how old the values were and how many defaults stood in; one that was asked
+with the parameter `return_features` says of every column what went into the graph, and why.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import asyncio
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
 
 from serving.runtime.datatypes import DATATYPES
@@ -30,6 +32,9 @@ from slipway.errors import (
 if TYPE_CHECKING:
     from serving.runtime.engine import Engine
     from slipway.features.lookup import Answer, FeatureLookup
+
+
+RETURN_FEATURES = "return_features"
 
 
 class FeatureStoreDown(ServingError):
@@ -126,6 +131,8 @@ class FeatureJoiner:
                 "the deadline passed while features were read", where=f"model {model.name}"
             )
         request.features = _freshness(lookup, answer, model, took)
+        if request.parameters is not None and request.parameters.get(RETURN_FEATURES) is True:
+            request.features["features"] = _fed(lookup, answer)
         request.columns = None
         request.inputs = [_tensor(spec.name, spec.datatype.name, answer) for spec in model.inputs]
         self._engine.submit(request)
@@ -174,6 +181,21 @@ def _freshness(lookup: FeatureLookup, answer: Answer, model: Model, took: float)
                 told[f"feature_age.{view}"] = round(age, 3)
                 statistics.feature_age[view] = age
     return told
+
+
+def _fed(lookup: FeatureLookup, answer: Answer) -> str:
+    """Of each column what went into the graph, row by row, and the state of its feature; null where it went
+    in as NaN. A protocol's parameter is a plain value, so this is JSON in a string.
+    """
+    from slipway.features.lookup import Status
+
+    names = [Status(code).name.lower() for code in range(len(Status))]
+    told: dict[str, Any] = {}
+    tensors = [array.reshape(len(answer.status), -1) for array in answer.tensors.values()]
+    values = [column for tensor in tensors for column in tensor.T]
+    for column, found, states in zip(lookup.columns, values, answer.status.T, strict=True):
+        told[column] = {"values": found.tolist(), "status": [names[code] for code in states.tolist()]}
+    return msgspec.json.encode(told).decode()
 
 
 def columns_of(request: InferRequest) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from slipway.cli.verbs import new_app
 from slipway.errors import FeatureError, GateNotPassed, SettingsError
 
 if TYPE_CHECKING:
+    from slipway.contract import ModelContract
     from slipway.settings import Settings
 
 app = new_app()
@@ -159,6 +160,10 @@ def parity(
     sample: Annotated[int, typer.Option(min=1, help="Entities of each view.")] = 200,
     seed: Annotated[int, typer.Option(help="Draws the same entities again.")] = 0,
     tolerance: Annotated[float, typer.Option(min=0, max=1, help="Share that may be unequal.")] = 0.0,
+    model: Annotated[
+        str | None, typer.Option(help="Ask the running server too what it feeds this model's champion.")
+    ] = None,
+    url: Annotated[str | None, typer.Option(help="Of that server; else serving.url of the settings.")] = None,
     report: Annotated[Path | None, typer.Option(help="Write an HTML report here.")] = None,
     json: JsonOption = False,
 ) -> None:
@@ -166,12 +171,19 @@ def parity(
     from slipway.features.inspect import only_service
     from slipway.features.parity import check_parity
     from slipway.features.parity_report import render_report
+    from slipway.features.served import ServedModel
     from slipway.settings import load_settings
 
     settings = load_settings()
+    contract = _champion(settings, model) if model else None
     with progress("Comparing offline and online"):
         found = check_parity(
-            settings, service or only_service(settings), sample=sample, seed=seed, tolerance=tolerance
+            settings,
+            service or only_service(settings),
+            sample=sample,
+            seed=seed,
+            tolerance=tolerance,
+            others=ServedModel(url or settings.serving.url, contract).paths() if contract else {},
         )
     if report is not None:
         report.parent.mkdir(parents=True, exist_ok=True)
@@ -215,6 +227,16 @@ def ui(
             port = probe.getsockname()[1]
     note(f"Feast's interface: http://127.0.0.1:{port}/p/{store.project}")
     store.serve_ui("127.0.0.1", port)
+
+
+def _champion(settings: Settings, name: str) -> ModelContract:
+    """The contract of what is deployed under this name."""
+    from slipway.contract import CONTRACT_FILE, parse_contract
+    from slipway.objects import ObjectStore
+    from slipway.registry import CHAMPION, Registry
+
+    uri = Registry(settings).find(name, CHAMPION).uri + CONTRACT_FILE
+    return parse_contract(ObjectStore.from_settings(settings).get(uri), where=uri)
 
 
 def _definitions(settings: Settings) -> list[Any]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sys
+from itertools import chain
 from typing import Annotated
 
 import typer
 
+from slipway.cli.output import JsonOption, print_json
 from slipway.cli.platform import embedded
 from slipway.cli.verbs import new_app
 from slipway.errors import PlatformDown, SettingsError
@@ -21,8 +23,12 @@ def logs(
     follow: Annotated[
         bool, typer.Option("--follow", "-f", help="Go on with what comes, until Ctrl-C.")
     ] = False,
+    json: JsonOption = False,
 ) -> None:
-    """Show the logs of the embedded servers."""
+    """Show the logs of the embedded servers.
+
+    With --json they are a list of {server, line}; with --follow as well, one such object a line.
+    """
     from slipway.local.logs import Follower
     from slipway.local.logs import follow as follow_logs
 
@@ -33,17 +39,21 @@ def logs(
     files = {name: platform.home.log(name) for name in ([server] if server else names)}
     if not follow and not any(file.exists() for file in files.values()):
         raise PlatformDown("there are no logs yet", where=str(platform.home.path), fix="slipway up")
+    followers = {name: Follower(file) for name, file in files.items()}
+    found = [(name, line) for name, follower in followers.items() for line in follower.last_lines(lines)]
+    if json and not follow:
+        print_json([{"server": name, "line": line} for name, line in found])
+        return
     # With one server its lines stand as they are, so that they can be piped; with more each says whose it is.
     width = max(map(len, files)) if len(files) > 1 else 0
-    followers = {name: Follower(file) for name, file in files.items()}
-    for name, follower in followers.items():
-        for line in follower.last_lines(lines):
-            _write(name, line, width)
-    if follow:
-        for name, line in follow_logs(followers):
-            _write(name, line, width)
+    for name, line in chain(found, follow_logs(followers) if follow else ()):
+        sys.stdout.write(
+            _event(name, line) if json else f"{name:<{width}}  {line}\n" if width else f"{line}\n"
+        )
+        sys.stdout.flush()
 
 
-def _write(name: str, line: str, width: int) -> None:
-    sys.stdout.write(f"{name:<{width}}  {line}\n" if width else f"{line}\n")
-    sys.stdout.flush()
+def _event(name: str, line: str) -> str:
+    import msgspec
+
+    return msgspec.json.encode({"server": name, "line": line}).decode() + "\n"

@@ -10,25 +10,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from slipway.errors import FeatureError, OnlineStoreUnavailable
-from slipway.features.wire import (
-    CLUSTER_SLOTS,
-    Address,
-    Reply,
-    ServerRefused,
-    again,
-    is_moved,
-    key_slot,
-    late,
-    pack_gets,
-    pack_mget,
-    parse_url,
-    parser,
-    refused,
-    slot_table,
-    unavailable,
-)
+from slipway.features import wire
+from slipway.features.wire import Address, Reply, ServerRefused
 
-KEYS_A_COMMAND = 5_000
 PAUSE = 0.05
 """After a failure callers are refused at once for so long."""
 
@@ -49,25 +33,25 @@ class BlockingNode:
     def ask(self, command: bytes, replies: int) -> list[Any]:
         with self._lock:
             if self._failure is not None and time.monotonic() - self._failed_at < PAUSE:
-                raise again(self._failure)
+                raise wire.again(self._failure)
             deadline = time.monotonic() + self._timeout
             stale = self._socket is not None
             try:
                 return self._exchange(command, replies, deadline)
             except TimeoutError as error:
-                raise self._give_up(late(self.address, self._timeout)) from error
+                raise self._give_up(wire.late(self.address, self._timeout)) from error
             except OSError as error:
                 self._drop()
                 if not stale:
-                    failure = unavailable(self.address, f"not reachable: {error}")
+                    failure = wire.unavailable(self.address, f"not reachable: {error}")
                     raise self._give_up(failure) from error
             # The server may have closed an idle connection, or started anew since.
             try:
                 return self._exchange(command, replies, deadline)
             except TimeoutError as error:
-                raise self._give_up(late(self.address, self._timeout)) from error
+                raise self._give_up(wire.late(self.address, self._timeout)) from error
             except OSError as error:
-                raise self._give_up(unavailable(self.address, f"not reachable: {error}")) from error
+                raise self._give_up(wire.unavailable(self.address, f"not reachable: {error}")) from error
 
     def close(self) -> None:
         with self._lock:
@@ -116,12 +100,12 @@ class BlockingNode:
         except BaseException:
             connection.close()
             raise
-        self._socket, self._parser = connection, parser()
+        self._socket, self._parser = connection, wire.parser()
         greeting = address.greeting()
         for reply in self._exchange(b"".join(greeting), len(greeting), deadline):
             if isinstance(reply, ServerRefused):
                 self._drop()
-                raise refused(address, reply)
+                raise wire.refused(address, reply)
         self._failure = None
 
     def _drop(self) -> None:
@@ -132,7 +116,7 @@ class BlockingNode:
 
 class BlockingReader:
     def __init__(self, url: str, *, timeout: float, cluster: bool) -> None:
-        self._address = parse_url(url)
+        self._address = wire.parse_url(url)
         self._timeout = timeout
         self._cluster = cluster
         self._nodes: dict[Address, BlockingNode] = {}
@@ -144,15 +128,10 @@ class BlockingReader:
         if self._cluster:
             return self._fetch_cluster(keys)
         node = self._node(self._address)
-        if len(keys) <= KEYS_A_COMMAND:
-            replies = node.ask(pack_mget(keys), 1)
-        else:
-            parts = [keys[start : start + KEYS_A_COMMAND] for start in range(0, len(keys), KEYS_A_COMMAND)]
-            replies = [reply for part in parts for reply in node.ask(pack_mget(part), 1)]
-        for reply in replies:
-            if isinstance(reply, ServerRefused):
-                raise refused(self._address, reply)
-        return replies[0] if len(replies) == 1 else [item for reply in replies for item in reply]
+        # Part by part, so that each has the whole timeout.
+        return wire.join_replies(
+            [node.ask(command, 1)[0] for command in wire.pack_mgets(keys)], self._address
+        )
 
     def close(self) -> None:
         for node in self._nodes.values():
@@ -166,18 +145,18 @@ class BlockingReader:
                 self._learn()
             shares: dict[Address, list[int]] = defaultdict(list)
             for at in todo:
-                shares[self._table[key_slot(keys[at])] or self._address].append(at)
+                shares[self._table[wire.key_slot(keys[at])] or self._address].append(at)
             for address, share in shares.items():
-                answers = self._node(address).ask(pack_gets([keys[at] for at in share]), len(share))
+                answers = self._node(address).ask(wire.pack_gets([keys[at] for at in share]), len(share))
                 for at, answer in zip(share, answers, strict=True):
                     replies[at] = answer
             todo = [at for at in todo if isinstance(replies[at], ServerRefused)]
             if not todo:
                 return replies
-            if not all(is_moved(replies[at]) for at in todo):
+            if not all(wire.is_moved(replies[at]) for at in todo):
                 break
             self._table = []
-        raise refused(self._address, replies[todo[0]])
+        raise wire.refused(self._address, replies[todo[0]])
 
     def _node(self, address: Address) -> BlockingNode:
         if address not in self._nodes:
@@ -188,12 +167,12 @@ class BlockingReader:
         failure: FeatureError | None = None
         for address in dict.fromkeys([self._address, *self._nodes]):
             try:
-                (reply,) = self._node(address).ask(CLUSTER_SLOTS, 1)
+                (reply,) = self._node(address).ask(wire.CLUSTER_SLOTS, 1)
             except OnlineStoreUnavailable as error:
                 failure = error
                 continue
             if isinstance(reply, ServerRefused):
-                raise refused(address, reply)
-            self._table = slot_table(reply, self._address)
+                raise wire.refused(address, reply)
+            self._table = wire.slot_table(reply, self._address)
             return
-        raise failure or unavailable(self._address, "no node answers")
+        raise failure or wire.unavailable(self._address, "no node answers")

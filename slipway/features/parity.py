@@ -2,7 +2,7 @@
 
 The offline side is the point-in-time join that makes training sets, asked as of now by the clock. Against
 it stand the online store through Feast, the lookup that servers use, and whatever else the caller brings
-(a running endpoint). A feature of an entity is
+(`slipway.features.served`: what a running server fed its model). A feature of an entity is
 
     equal      the same value, or no value on both sides
     stale      online says it is past its TTL, though offline has a newer one
@@ -16,7 +16,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -37,9 +37,20 @@ OUTCOMES = ("equal", "stale", "missing", "different")
 EXAMPLES = 3
 """Kept of each outcome, feature and path: enough to see a pattern, few enough to read."""
 
+
+class Found(NamedTuple):
+    """What one side has of a feature, entity by entity."""
+
+    values: Sequence[Any]
+    status: Sequence[str]
+    """Of each value: present, null, not_found, stale, unreadable or unavailable."""
+    rounding: Callable[[Any], Any] | None = None
+    """What this side makes of a value that it is right about, such as a float of fewer bits."""
+
+
 Keys = Mapping[str, Sequence[Any]]
-Reading = Mapping[str, tuple[Sequence[Any], Sequence[str]]]
-"""Feature → its values and what is said about each: present, null, not_found, stale or unreadable."""
+Reading = Mapping[str, Found]
+"""Feature → what was found of it."""
 Path = Callable[[View, Keys], Reading]
 
 
@@ -191,11 +202,11 @@ def _read_online(store: FeatureStore, view: View, keys: Keys) -> Reading:
         response = store.get_online_features(features, rows)
     except FeatureSchemaError:
         count = len(next(iter(rows.values())))
-        return {name: ([None] * count, ["unreadable"] * count) for name in view.features or ()}
+        return {name: Found([None] * count, ["unreadable"] * count) for name in view.features or ()}
     values = response.to_dict()
     names = list(response.proto.metadata.feature_names.val)
     return {
-        name: (
+        name: Found(
             values[name],
             [words.get(code, "unreadable") for code in response.proto.results[names.index(name)].statuses],
         )
@@ -212,7 +223,7 @@ def _read_lookup(settings: Settings, service: FeatureService, view: View, keys: 
         lookup.close_now()
     types = {field.name: field.dtype for field in view.fields}
     return {
-        name: (
+        name: Found(
             answer.tensors[f"{view.name}__{name}"].tolist(),
             [
                 Status(code).name.lower()
@@ -230,13 +241,15 @@ def _compare(
     path: str,
     keys: Keys,
     expected: Sequence[Any],
-    found: tuple[Sequence[Any], Sequence[str]],
+    found: Found,
     tally: Counter[str],
     examples: list[Example],
 ) -> None:
     dtype = next(field.dtype for field in view.fields if field.name == feature)
-    for at, (offline, value, status) in enumerate(zip(expected, *found, strict=True)):
+    for at, (offline, value, status) in enumerate(zip(expected, found.values, found.status, strict=True)):
         left = plain(offline, dtype)
+        if found.rounding is not None and left is not None:
+            left = found.rounding(left)
         right = plain(value, dtype) if status == "present" else None
         outcome = _outcome(left, right, status)
         tally[outcome] += 1

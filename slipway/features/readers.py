@@ -14,25 +14,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from slipway.errors import FeatureError, OnlineStoreUnavailable
-from slipway.features.wire import (
-    CLUSTER_SLOTS,
-    Address,
-    Reply,
-    ServerRefused,
-    again,
-    is_moved,
-    key_slot,
-    late,
-    pack_gets,
-    pack_mget,
-    parse_url,
-    parser,
-    refused,
-    slot_table,
-    unavailable,
-)
+from slipway.features import wire
+from slipway.features.wire import Address, Reply, ServerRefused
 
-KEYS_A_COMMAND = 5_000
 PAUSES = (0.0, 0.05, 0.1, 0.2, 0.5)
 
 
@@ -59,7 +43,7 @@ class _Batch:
 class _Connection(asyncio.Protocol):
     def __init__(self, node: NodeReader) -> None:
         self.node = node
-        self.parser = parser()
+        self.parser = wire.parser()
         self.waiting: deque[_Batch] = deque()
         self.transport: Any = None
 
@@ -79,11 +63,11 @@ class _Connection(asyncio.Protocol):
                     self.waiting.popleft()
                     self.node.answered(batch)
         except ConnectionError as error:
-            self.node.lost(self, unavailable(self.node.address, f"does not speak Redis: {error}"))
+            self.node.lost(self, wire.unavailable(self.node.address, f"does not speak Redis: {error}"))
 
     def connection_lost(self, error: Exception | None) -> None:
         why = f"connection lost: {error or 'closed by the server'}"
-        self.node.lost(self, unavailable(self.node.address, why), dead=False)
+        self.node.lost(self, wire.unavailable(self.node.address, why), dead=False)
 
     def send(self, command: bytes, batch: _Batch) -> None:
         self.waiting.append(batch)
@@ -109,7 +93,7 @@ class NodeReader:
         """The values of these keys, None for those that are not there. Joins what else this tick asks."""
         future: asyncio.Future[list[Reply]] = self._loop.create_future()
         if self._failure is not None:
-            future.set_exception(again(self._failure))
+            future.set_exception(wire.again(self._failure))
             return future
         self._pending.append((keys, future))
         if self._connection is None:
@@ -124,7 +108,7 @@ class NodeReader:
         if self._connection is None:
             await self.fetch([])
         if self._connection is None:
-            raise self._failure or unavailable(self.address, "not connected")
+            raise self._failure or wire.unavailable(self.address, "not connected")
         future: asyncio.Future[list[Any]] = self._loop.create_future()
         self._send(command, _Batch(1, future))
         return (await future)[0]
@@ -134,7 +118,7 @@ class NodeReader:
             self._probe.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._probe
-        self._failure = unavailable(self.address, "the reader is closed")
+        self._failure = wire.unavailable(self.address, "the reader is closed")
         if self._connection is not None:
             self._connection.transport.abort()
         self._fail_pending(self._failure)
@@ -148,11 +132,11 @@ class NodeReader:
             return
         replies = batch.replies
         if not self._single_keys:
-            refusal = next((reply for reply in replies if isinstance(reply, ServerRefused)), None)
-            if refusal is not None:
-                batch.fail(refused(self.address, refusal))
+            try:
+                replies = wire.join_replies(replies, self.address)
+            except FeatureError as error:
+                batch.fail(error)
                 return
-            replies = replies[0] if len(replies) == 1 else [item for reply in replies for item in reply]
         start = 0
         for future, count in batch.parts:
             if not future.done():
@@ -164,7 +148,7 @@ class NodeReader:
         if that fails are callers refused.
         """
         while connection.waiting:
-            connection.waiting.popleft().fail(again(error))
+            connection.waiting.popleft().fail(wire.again(error))
         connection.transport.abort()
         if connection is self._connection:
             self._connection = None
@@ -191,10 +175,10 @@ class NodeReader:
                 future.set_result([])
             return
         if self._single_keys:
-            command, wanted_replies = pack_gets(keys), len(keys)
+            command, wanted_replies = wire.pack_gets(keys), len(keys)
         else:
-            slices = [keys[start : start + KEYS_A_COMMAND] for start in range(0, len(keys), KEYS_A_COMMAND)]
-            command, wanted_replies = b"".join([pack_mget(part) for part in slices]), len(slices)
+            commands = wire.pack_mgets(keys)
+            command, wanted_replies = b"".join(commands), len(commands)
         batch = _Batch(wanted_replies)
         batch.parts = parts
         self._send(command, batch)
@@ -202,9 +186,9 @@ class NodeReader:
     def _send(self, command: bytes, batch: _Batch) -> None:
         connection = self._connection
         if connection is None:
-            batch.fail(again(self._failure or unavailable(self.address, "not connected")))
+            batch.fail(wire.again(self._failure or wire.unavailable(self.address, "not connected")))
             return
-        error = late(self.address, self._timeout)
+        error = wire.late(self.address, self._timeout)
         batch.timer = self._loop.call_later(self._timeout, self.lost, connection, error)
         connection.send(command, batch)
 
@@ -221,11 +205,11 @@ class NodeReader:
                     connection = await self._greet()
             except FeatureError as error:
                 failure = error if isinstance(error, OnlineStoreUnavailable) else None
-                failure = failure or unavailable(self.address, error.what)
+                failure = failure or wire.unavailable(self.address, error.what)
             except TimeoutError:
-                failure = late(self.address, self._timeout)
+                failure = wire.late(self.address, self._timeout)
             except OSError as error:
-                failure = unavailable(self.address, f"not reachable: {error}")
+                failure = wire.unavailable(self.address, f"not reachable: {error}")
             else:
                 self._connection = connection
                 self._failure = None
@@ -257,14 +241,14 @@ class NodeReader:
         refusal = next((reply for reply in replies if isinstance(reply, ServerRefused)), None)
         if refusal is not None:
             connection.transport.abort()
-            raise refused(address, refusal)
+            raise wire.refused(address, refusal)
         return connection
 
     def _fail_pending(self, error: OnlineStoreUnavailable) -> None:
         pending, self._pending = self._pending, []
         for _, future in pending:
             if not future.done():
-                future.set_exception(again(error))
+                future.set_exception(wire.again(error))
 
 
 class ClusterReader:
@@ -287,10 +271,10 @@ class ClusterReader:
                 todo = [at for at in todo if isinstance(replies[at], ServerRefused)]
                 if not todo:
                     return replies
-                if last or not all(is_moved(replies[at]) for at in todo):
+                if last or not all(wire.is_moved(replies[at]) for at in todo):
                     break
                 await self._learn()
-            raise refused(self._address, replies[todo[0]])
+            raise wire.refused(self._address, replies[todo[0]])
 
     async def close(self) -> None:
         for node in self._nodes.values():
@@ -299,7 +283,7 @@ class ClusterReader:
     async def _fetch_some(self, keys: Sequence[bytes], todo: list[int], replies: list[Any]) -> None:
         shares: dict[Address, list[int]] = defaultdict(list)
         for at in todo:
-            shares[self._table[key_slot(keys[at])] or self._address].append(at)
+            shares[self._table[wire.key_slot(keys[at])] or self._address].append(at)
         fetches = [self._node(node).fetch([keys[at] for at in share]) for node, share in shares.items()]
         for share, values in zip(shares.values(), await asyncio.gather(*fetches), strict=True):
             for at, value in zip(share, values, strict=True):
@@ -315,18 +299,18 @@ class ClusterReader:
         failure: FeatureError | None = None
         for address in dict.fromkeys([self._address, *self._nodes]):
             try:
-                reply = await self._node(address).ask(CLUSTER_SLOTS)
+                reply = await self._node(address).ask(wire.CLUSTER_SLOTS)
             except OnlineStoreUnavailable as error:
                 failure = error
                 continue
             if isinstance(reply, ServerRefused):
-                raise refused(address, reply)
-            self._table = slot_table(reply, self._address)
+                raise wire.refused(address, reply)
+            self._table = wire.slot_table(reply, self._address)
             return
-        raise failure or unavailable(self._address, "no node answers")
+        raise failure or wire.unavailable(self._address, "no node answers")
 
 
 def open_reader(url: str, *, timeout: float, cluster: bool) -> NodeReader | ClusterReader:
     """For the running loop."""
-    address = parse_url(url)
+    address = wire.parse_url(url)
     return ClusterReader(address, timeout) if cluster else NodeReader(address, timeout)

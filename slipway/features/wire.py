@@ -17,6 +17,8 @@ import hiredis
 from slipway.errors import FeatureError, OnlineStoreUnavailable, SettingsError
 
 SLOTS = 16384
+KEYS_A_COMMAND = 5_000
+"""Of one MGET: more would hold up the other clients of the server."""
 _pack: Any = hiredis.pack_command
 Reply = bytes | None
 
@@ -93,8 +95,20 @@ def parse_url(url: str) -> Address:
     )
 
 
-def pack_mget(keys: Sequence[bytes]) -> Any:
-    return _pack(("MGET", *keys))
+def pack_mgets(keys: Sequence[bytes]) -> list[bytes]:
+    """One command for up to KEYS_A_COMMAND keys."""
+    if len(keys) <= KEYS_A_COMMAND:
+        return [_pack(("MGET", *keys))]
+    starts = range(0, len(keys), KEYS_A_COMMAND)
+    return [_pack(("MGET", *keys[start : start + KEYS_A_COMMAND])) for start in starts]
+
+
+def join_replies(replies: Sequence[Any], address: Address) -> list[Reply]:
+    """The values that these commands were answered with, in the order of their keys."""
+    for reply in replies:
+        if isinstance(reply, ServerRefused):
+            raise refused(address, reply)
+    return replies[0] if len(replies) == 1 else [item for reply in replies for item in reply]
 
 
 def pack_gets(keys: Sequence[bytes]) -> bytes:

@@ -104,7 +104,8 @@ class _Bench:
         script = Path(__file__).with_name("_contender.py")
         try:
             done = subprocess.run(
-                [python, "-W", "ignore", script],
+                # -P: beside the script lies a platform.py, which is not the standard library's.
+                [python, "-P", "-W", "ignore", script],
                 input=json.dumps(task),
                 capture_output=True,
                 text=True,

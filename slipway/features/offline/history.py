@@ -10,14 +10,9 @@ import numpy as np
 import polars as pl
 
 from slipway.errors import FeatureSourceError
-from slipway.features.offline.asof import (
-    CODE,
-    CREATED,
-    ROW,
-    TIME,
-    Moments,
-    latest_rows,
-)
+from slipway.features.offline.ahead import ahead
+from slipway.features.offline.asof import LEAST, Batch, Moments, latest_rows
+from slipway.features.offline.codes import coder
 from slipway.features.offline.entities import EntityRows
 from slipway.features.offline.sources import Source
 from slipway.features.offline.times import (
@@ -35,6 +30,8 @@ BATCH_ROWS = 100_000
 # Below this many keys they are part of the filter, which skips row groups and partitions by their values.
 FEW_KEYS = 256
 
+_TIME, _CREATED, _ROW, _KEY = "__time", "__created", "__row", "__key"
+"""Columns of a batch that are not features: times as integers, the place in the source, the key's columns."""
 _TEXT = (pl.String, pl.Categorical, pl.Enum)
 
 
@@ -83,17 +80,16 @@ class History:
         known = keys.filter(
             entities.times.is_not_null(), *(pl.col(name).is_not_null() for name in keys.columns)
         ).unique()
-        numbered = known.with_row_index(CODE)
         if not len(known) or entities.times.is_null().all():
             return answer.to_frame().clear(len(keys))
-        unit, moments = self._moments(entities, keys, numbered, schema)
+        unit, moments = self._moments(entities, keys, known, schema)
         ttl = None if self.ttl is None else round(self.ttl / timedelta(microseconds=1))
         limit = None if ttl is None else rescale(ttl, "us", unit)
         window = self._window(moments, limit, unit, schema)
         with self.source.reading():
             return latest_rows(
                 moments,
-                self._batches(numbered, window, unit, schema),
+                ahead(self._batches(known, window, unit, schema, len(entities.frame))),
                 answer,
                 ttl=limit,
                 known_by_then=known_by_then,
@@ -128,15 +124,11 @@ class History:
         return entities.frame.select(columns) if columns else pl.DataFrame(height=len(entities.frame))
 
     def _moments(
-        self, entities: EntityRows, keys: pl.DataFrame, numbered: pl.DataFrame, schema: pl.Schema
+        self, entities: EntityRows, keys: pl.DataFrame, known: pl.DataFrame, schema: pl.Schema
     ) -> tuple[Unit, Moments]:
         unit = clock_of(schema, [self.timestamp, *filter(None, [self.created])])
         times, later = ticks_of(entities.times, unit)
-        if keys.columns:
-            joined = keys.join(numbered, on=keys.columns, how="left", maintain_order="left")[CODE]
-            codes = joined.cast(pl.Int64).fill_null(-1).to_numpy().copy()
-        else:
-            codes = np.zeros(len(entities.frame), np.int64)
+        codes = coder(known)(keys).astype(np.int64)
         codes[entities.times.is_null().to_numpy()] = -1
         return unit, Moments(codes, times, later)
 
@@ -147,31 +139,41 @@ class History:
         return time_range(schema, self.timestamp, unit, first, int(asked.max()))
 
     def _batches(
-        self, numbered: pl.DataFrame, window: list[pl.Expr], unit: Unit, schema: pl.Schema
-    ) -> Iterator[pl.DataFrame]:
-        rows = self.source.scan(schema, ROW).filter(*window)
-        if self.keys:
-            for column in self.keys:
-                values = numbered[column].unique()
-                if len(values) <= FEW_KEYS and not isinstance(schema[column], pl.Categorical | pl.Enum):
-                    rows = rows.filter(pl.col(column).is_in(values.implode()))
-            rows = rows.with_columns(
-                pl.col(column).cast(pl.String)
-                for column in self.keys
-                if isinstance(schema[column], pl.Categorical | pl.Enum)
-            ).join(numbered.lazy(), on=list(self.keys), how="inner")
-        else:
-            rows = rows.with_columns(pl.lit(0, pl.UInt32).alias(CODE))
-        times = [ticks(schema, self.timestamp, unit).alias(TIME)]
+        self, known: pl.DataFrame, window: list[pl.Expr], unit: Unit, schema: pl.Schema, asked: int
+    ) -> Iterator[Batch]:
+        rows = self.source.scan(schema, _ROW).filter(*window)
+        for column in self.keys:
+            values = known[column].unique()
+            if len(values) <= FEW_KEYS and not isinstance(schema[column], pl.Categorical | pl.Enum):
+                rows = rows.filter(pl.col(column).is_in(values.implode()))
+        keys = [
+            pl.col(column).cast(pl.String)
+            if isinstance(schema[column], pl.Categorical | pl.Enum)
+            else pl.col(column)
+            for column in self.keys
+        ]
+        times = [ticks(schema, self.timestamp, unit).alias(_TIME)]
         if self.created:
-            times.append(ticks(schema, self.created, unit).alias(CREATED))
+            times.append(ticks(schema, self.created, unit).alias(_CREATED))
         rows = rows.select(
-            CODE,
-            pl.col(ROW).cast(pl.Int64),
+            _ROW,
             *times,
+            *(key.alias(f"{_KEY}{number}") for number, key in enumerate(keys)),
             *(pl.col(column).alias(name) for column, name in self.features.items()),
         )
-        yield from rows.collect_batches(chunk_size=BATCH_ROWS, maintain_order=False, engine="streaming")
+        known = known.rename({column: f"{_KEY}{number}" for number, column in enumerate(self.keys)})
+        code = coder(known)
+        features = list(self.features.values())
+        # A batch is work for each row that is asked for, too: so it should not be much smaller than they are.
+        size = max(BATCH_ROWS, asked)
+        for batch in rows.collect_batches(chunk_size=size, maintain_order=False, engine="streaming"):
+            yield Batch(
+                codes=code(batch),
+                times=batch[_TIME].to_numpy(),
+                created=batch[_CREATED].fill_null(LEAST).to_numpy() if self.created else None,
+                places=batch[_ROW].to_numpy(),
+                features=batch.select(features),
+            )
 
 
 def family(kind: pl.DataType) -> str:

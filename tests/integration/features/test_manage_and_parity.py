@@ -24,7 +24,7 @@ from slipway.cli import main
 from slipway.errors import FeatureError
 from slipway.features.inspect import list_features, only_service, read_entity
 from slipway.features.manage import apply_definitions, materialize
-from slipway.features.parity import check_parity
+from slipway.features.parity import Found, check_parity
 from slipway.features.parity_report import render_report
 from slipway.features.service import describe_service
 from slipway.features.store import open_store
@@ -238,7 +238,7 @@ def test_other_paths_join_the_comparison(settings: Settings, tmp_path: Path) -> 
     materialize(settings)
 
     def served(view: Any, keys: Any) -> Any:
-        return {"mean": ([None] * 4, ["null"] * 4)}
+        return {"mean": Found([None] * 4, ["null"] * 4)}
 
     parity = check_parity(settings, "delay", others={"served": served})
     assert parity.counts["delays:mean"]["served"]["missing"] == 4

@@ -84,6 +84,9 @@ def test_the_life_of_a_platform(home: Path) -> None:
     assert "Ready to accept connections" in one.stdout
     both = run(home, "logs", "-n", "1")
     assert {line.split()[0] for line in both.stdout.splitlines()} == {"s3", "online"}
+    listed = json.loads(run(home, "logs", "-n", "2", "--json").stdout)
+    assert [sorted(item) for item in listed] == [["line", "server"]] * 4
+    assert [item["line"] for item in listed if item["server"] == "online"] == one.stdout.splitlines()
 
     down = run(home, "down", "--json")
     assert json.loads(down.stdout) == {"home": str(home), "stopped": ["online", "s3"]}
@@ -92,10 +95,11 @@ def test_the_life_of_a_platform(home: Path) -> None:
     assert run(home, "status").returncode == 3
 
 
-def test_logs_follow(home: Path) -> None:
+@pytest.mark.parametrize("as_json", [False, True])
+def test_logs_follow(home: Path, as_json: bool) -> None:
     run(home, "up")
     with subprocess.Popen(
-        [SLIPWAY, "logs", "online", "-n", "1", "-f"],
+        [SLIPWAY, "logs", "online", "-n", "1", "-f", *(["--json"] if as_json else [])],
         env={**os.environ, "SLIPWAY_HOME": str(home)},
         stdout=subprocess.PIPE,
         text=True,
@@ -104,8 +108,11 @@ def test_logs_follow(home: Path) -> None:
             assert process.stdout
             assert process.stdout.readline() != ""  # it follows now
             with Platform(home).home.log("online").open("a") as log:
-                log.write("a line of ours\n")
-            assert process.stdout.readline() == "a line of ours\n"
+                log.write('a "line" of ours\n')
+            line = process.stdout.readline()
+            assert (json.loads(line) if as_json else line) == (
+                {"server": "online", "line": 'a "line" of ours'} if as_json else 'a "line" of ours\n'
+            )
         finally:
             process.terminate()
 
@@ -113,7 +120,7 @@ def test_logs_follow(home: Path) -> None:
 def test_a_wrong_server_is_named(home: Path) -> None:
     answer = run(home, "logs", "nothing", "--json")
     assert answer.returncode == 2
-    assert json.loads(answer.stderr)["error"]["kind"] == "UsageError"  # it has no --json
+    assert json.loads(answer.stderr)["error"]["kind"] == "SettingsError"
     wrong = run(home, "logs", "nothing")
     assert wrong.returncode == 2
     assert "there is no server 'nothing'" in wrong.stderr
