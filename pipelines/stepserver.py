@@ -17,6 +17,8 @@ import signal
 import socket
 import sys
 import tempfile
+import threading
+import time
 import traceback
 from pathlib import Path
 
@@ -48,6 +50,10 @@ LATER = (
     "components.sweep.step",
     "components.finish.step",
 )
+
+
+GRACE_SECONDS = 10.0
+"""For a step to clean up once its runner is gone."""
 
 
 class Request(msgspec.Struct, frozen=True):
@@ -106,10 +112,21 @@ def _child(connection: socket.socket) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         with connection.makefile("rb") as stream:
             request = msgspec.json.decode(stream.read(), type=Request)
+        threading.Thread(target=_end_with_runner, args=(connection,), daemon=True).start()
         code = _execute(request)
         connection.sendall(bytes([code & 0xFF]))
     finally:
         os._exit(code)
+
+
+def _end_with_runner(connection: socket.socket) -> None:
+    """Nobody waits for the step of a runner that was killed: it must not go on beside the next run's."""
+    watch = select.poll()
+    watch.register(connection, 0)
+    watch.poll()
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(GRACE_SECONDS)
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _execute(request: Request) -> int:
@@ -140,8 +157,10 @@ def _execute(request: Request) -> int:
         traceback.print_exc()
         return 1
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            # A module may have closed it.
+            with contextlib.suppress(ValueError, OSError):
+                stream.flush()
     return 0
 
 

@@ -88,7 +88,8 @@ def step_server() -> Iterator[StepServer | None]:
 def run_module(server: StepServer | None, module: str, arguments: Sequence[str], log: Path) -> int:
     """`python -m module`, with its output in the log; warm where there is a server."""
     if server is not None:
-        return server.run_module(module, arguments, log)
+        with suppress(OSError):
+            return server.run_module(module, arguments, log)
     with log.open("wb") as output:
         command = [sys.executable, "-m", module, *arguments]
         return subprocess.run(command, stdout=output, stderr=output, check=False).returncode  # noqa: S603
@@ -109,7 +110,11 @@ def warm_steps(server: StepServer | None, log: Path) -> Iterator[None]:
         if place is None:
             return int(cold(full_command=full_command, env_vars=env_vars))
         environment = {**os.environ, **(env_vars or {})}
-        return server.run(full_command[place + 1], full_command[place + 2 :], environment, log)
+        try:
+            return server.run(full_command[place + 1], full_command[place + 2 :], environment, log)
+        except OSError:
+            # It is gone, for want of memory perhaps: this step starts the ordinary way.
+            return int(cold(full_command=full_command, env_vars=env_vars))
 
     handler.run_local_subprocess = run_local_subprocess
     try:

@@ -1,0 +1,149 @@
+"""The process that steps are forked from, by itself and in kfp's hands."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines.warm import KILLED, StepServer, run_module, step_server, warm_steps
+
+pytestmark = pytest.mark.skipif(
+    not sys.platform.startswith("linux"), reason="forks are safe on Linux only: elsewhere steps start cold"
+)
+
+SOURCE = """
+import kfp
+from kfp import dsl
+from kfp.dsl import *
+from typing import *
+
+def probe(what: str) -> str:
+    import os, sys, time
+    print("asked for", what, "in", os.getcwd(), os.environ.get("PROBE"), flush=True)
+    if what == "error":
+        raise ValueError("as asked")
+    if what == "exit":
+        sys.exit(7)
+    if what == "killed":
+        os.kill(os.getpid(), 9)
+    if what == "sleep":
+        time.sleep(60)
+    return what + ", " + str("sklearn" in sys.modules) + ", " + str(os.getpid())
+"""
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[StepServer]:
+    with step_server() as made:
+        assert made is not None
+        yield made
+
+
+def _arguments(what: str, output: Path) -> list[str]:
+    asked = {
+        "inputs": {"parameterValues": {"what": what}},
+        "outputs": {
+            "parameters": {"Output": {"outputFile": f"{output}.text"}},
+            "outputFile": str(output),
+        },
+    }
+    return ["--executor_input", json.dumps(asked), "--function_to_execute", "probe"]
+
+
+def _run(server: StepServer, what: str, folder: Path) -> tuple[int, str, str]:
+    output, log = folder / f"{what}.json", folder / f"{what}.log"
+    environment = {**os.environ, "PROBE": "set for this step"}
+    code = server.run(SOURCE, _arguments(what, output), environment, log)
+    return code, _answer(output), log.read_text()
+
+
+def _answer(output: Path) -> str:
+    return json.loads(output.read_text())["parameterValues"]["Output"] if output.exists() else ""
+
+
+def test_a_step_answers_with_its_own_environment_and_log(server: StepServer, tmp_path: Path) -> None:
+    code, answer, log = _run(server, "all is well", tmp_path)
+    assert code == 0
+    assert answer.startswith("all is well, ")
+    assert int(answer.rpartition(" ")[2]) != os.getpid()
+    assert f"asked for all is well in {Path.cwd()} set for this step\n" in log
+
+
+def test_each_step_is_a_process_of_its_own(server: StepServer, tmp_path: Path) -> None:
+    answers = [_run(server, "all is well", tmp_path)[1] for _ in range(3)]
+    assert len({answer.rpartition(" ")[2] for answer in answers}) == 3
+
+
+@pytest.mark.parametrize(
+    ("what", "code", "told"),
+    [("error", 1, "ValueError: as asked"), ("exit", 7, ""), ("killed", KILLED, "asked for killed")],
+)
+def test_how_a_step_ends_badly(server: StepServer, tmp_path: Path, what: str, code: int, told: str) -> None:
+    ended, answer, log = _run(server, what, tmp_path)
+    assert (ended, answer) == (code, "")
+    assert told in log
+    assert _run(server, "all is well", tmp_path)[0] == 0
+
+
+def test_a_module_runs_warm_and_cold_alike(server: StepServer, tmp_path: Path) -> None:
+    for place, way in enumerate((server, None)):
+        log = tmp_path / f"{place}.log"
+        file = tmp_path / "good.json"
+        file.write_text('{"a": 1}')
+        assert run_module(way, "json.tool", ["--compact", str(file)], log) == 0
+        assert log.read_text().strip() == '{"a":1}'
+        assert run_module(way, "json.tool", [str(tmp_path / "absent.json")], log) != 0
+
+
+def test_without_its_server_a_step_starts_the_ordinary_way(tmp_path: Path) -> None:
+    """kfp's own way, with what it prints passed on to us."""
+    alone = StepServer()
+    os.kill(alone._process.pid, signal.SIGKILL)
+    alone._process.wait()
+    output = tmp_path / "out"
+    command = ["sh", "-ec", _BOOTSTRAP, SOURCE, *_arguments("cold", output)]
+    from kfp.local import subprocess_task_handler as handler
+
+    ordinary: Any = handler.run_local_subprocess
+    with warm_steps(alone, tmp_path / "log"):
+        assert handler.run_local_subprocess(full_command=command, env_vars={}) == 0
+    alone.close()
+    assert handler.run_local_subprocess is ordinary
+    assert _answer(output).startswith("cold, False, ")
+
+
+_BOOTSTRAP = f"""program_path=$(mktemp -d)
+printf "%s" "$0" > "$program_path/ephemeral_component.py"
+_KFP_RUNTIME=true {sys.executable} -m kfp.dsl.executor_main \
+--component_module_path "$program_path/ephemeral_component.py" "$@"
+"""
+
+
+def test_a_step_ends_with_the_runner_that_was_killed(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    runner = f"""
+import os, pathlib
+from pipelines.warm import step_server
+from tests.unit.pipelines.test_warm import SOURCE, _arguments
+with step_server() as server:
+    server.run(SOURCE, _arguments("sleep", pathlib.Path({str(tmp_path / "out")!r})), dict(os.environ),
+               pathlib.Path({str(log)!r}))
+"""
+    process = subprocess.Popen([sys.executable, "-c", runner], cwd=Path(__file__).parents[3])
+    until = time.monotonic() + 60
+    while time.monotonic() < until and not (log.exists() and "asked for sleep" in log.read_text()):
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    while time.monotonic() < until and "KeyboardInterrupt" not in log.read_text():
+        time.sleep(0.05)
+    assert "KeyboardInterrupt" in log.read_text()
