@@ -103,6 +103,25 @@ class Lane:
             return
         self.submit(request)
 
+    def submit_all(self, requests: list[InferRequest]) -> None:
+        """Single rows of one key without a deadline, their `submitted` set: one step for all of them."""
+        queue = self.queue
+        if len(queue) + len(requests) > self.max_queue:
+            for request in requests:
+                try:
+                    self.submit(request)
+                except Overloaded as error:
+                    request.reply(request, error)
+            return
+        if not queue:
+            self._key, self._uneven = requests[0].key, False
+        elif requests[0].key != self._key:
+            self._uneven = True
+        queue.extend(requests)
+        if not self._scheduled:
+            self._scheduled = True
+            self.loop.call_soon(self._tick)
+
     def _overloaded(self) -> Overloaded:
         waiting = self.model.behaviour.predict(1) * len(self.queue) / self.concurrency
         return Overloaded(

@@ -19,6 +19,16 @@ Reply = Callable[["InferRequest", "InferResponse | SlipwayError"], None]
 BulkReply = Callable[[list["InferRequest"], "Batch"], None]
 
 
+def timeout_of(parameters: dict[str, Any]) -> float | None:
+    """Seconds of the parameter `timeout`, which is in microseconds, as Triton has it."""
+    if "timeout" not in parameters:
+        return None
+    timeout = parameters["timeout"]
+    if type(timeout) not in (int, float) or not 0 < timeout < 1e12:
+        raise InvalidRequest(f"parameter timeout is {timeout!r}, not a number of microseconds")
+    return float(timeout) / 1e6
+
+
 class Tensor(msgspec.Struct, gc=False, eq=False):
     """A named tensor as it came: bytes in row-major order, or a list of str for BYTES.
 
@@ -82,6 +92,8 @@ class InferRequest(msgspec.Struct, eq=False):
     """The front's own."""
     bulk: BulkReply | None = None
     """When all requests of a run share it, it is called once for them all in place of `reply`."""
+    submitted: float = 0.0
+    """Set by the queue."""
     id: str = ""
     """The id in the message, given back in the answer."""
     outputs: list[RequestedOutput] | None = None
@@ -93,8 +105,6 @@ class InferRequest(msgspec.Struct, eq=False):
     trace: Trace | None = None
     """From `tracing.parse_traceparent`."""
     cancelled: bool = False
-    submitted: float = 0.0
-    """Set by the queue."""
     decoded: float = 0.0
     """Seconds of decoding, where features were read between it and the queue; else 0."""
     columns: dict[str, Any] | None = None

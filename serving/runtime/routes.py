@@ -19,7 +19,7 @@ from serving.runtime.engine import Engine
 from serving.runtime.fastanswer import BINARY_TYPE, Answers
 from serving.runtime.fastpath import FastReader
 from serving.runtime.http1 import CLOSE, JSON_TYPE, STATUS_LINES, Exchange, Head
-from serving.runtime.messages import InferRequest, InferResponse
+from serving.runtime.messages import InferRequest, InferResponse, timeout_of
 from serving.runtime.model import Model
 from slipway.errors import (
     DeadlineExceeded,
@@ -185,19 +185,18 @@ class Routes:
         request.arrived = exchange.arrived
         request.trace, request.request_id = head.trace, head.request_id
         exchange.request = request
-        if request.parameters is not None and "timeout" in request.parameters:
-            self._limit(exchange, request)
+        if request.parameters is not None:
+            self._limit(exchange, request, timeout_of(request.parameters))
         self.engine.submit(request)
         if request.deadline is None and request.columns is None and not exchange.head.encoding:
             model.extras["reader"].learn(exchange.body, head.json_length, request)
         exchange.body = b""
 
-    def _limit(self, exchange: Exchange, request: InferRequest) -> None:
-        """The parameter `timeout` in microseconds, as Triton has it: 504 at that time, wherever it stands."""
-        timeout = (request.parameters or {})["timeout"]
-        if type(timeout) not in (int, float) or not 0 < timeout < 1e12:
-            raise InvalidRequest(f"parameter timeout is {timeout!r}, not a number of microseconds")
-        request.deadline = request.arrived + timeout / 1e6
+    def _limit(self, exchange: Exchange, request: InferRequest, seconds: float | None) -> None:
+        """504 at that time, wherever the request stands."""
+        if seconds is None:
+            return
+        request.deadline = request.arrived + seconds
         self.engine.loop.call_later(
             max(0.0, request.deadline - perf_counter()), self.expire, exchange, request
         )

@@ -7,8 +7,9 @@ import gc
 import logging
 import signal
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Collection, Coroutine, Mapping
 from time import monotonic
+from typing import TYPE_CHECKING, Any
 
 import uvloop
 
@@ -24,10 +25,13 @@ from serving.runtime.tracing import exporter_from
 from serving.runtime.workers import Siblings
 from slipway.errors import SettingsError
 
+if TYPE_CHECKING:
+    from serving.runtime.grpc.server import GrpcServer
+
 log = logging.getLogger("slipway.server")
 
-Closer = Callable[[float], Awaitable[None]]
-"""Awaited at the end with the seconds that are left for draining."""
+Closer = Callable[[float], Coroutine[Any, Any, None]]
+"""Awaited at the end with the seconds that it may take for draining."""
 
 
 def listen(host: str, port: int, *, shared: bool) -> socket.socket:
@@ -69,15 +73,18 @@ async def serve(config: Config, siblings: Siblings | None = None) -> None:
         engine.metrics.extra.append(capture.expose)
     routes = Routes(engine, policy)
     http = Server(config, loop, routes.route, routes.refuse, routes.expire)
-    engine.metrics.extra.append(lambda lines: _connections(lines, http))
     http_socket = listen(config.http_host, config.http_port, shared=siblings is not None)
     listener = await loop.create_server(http, sock=http_socket, ssl=tls_context(config, ["http/1.1"]))
     http.sweep()
     if siblings is not None:
         await siblings.open(engine)
+    connections: dict[str, Collection[object]] = {"rest": http.connections}
     closers: list[Closer] = []
     if config.grpc_port >= 0:
-        closers += await start_grpc(engine, config, policy, shared=siblings is not None)
+        grpc = await start_grpc(engine, config, policy, shared=siblings is not None)
+        connections["grpc"] = grpc.front.connections
+        closers.append(grpc.drain)
+    engine.metrics.extra.append(lambda lines: _connections(lines, connections))
     host, port = http_socket.getsockname()[:2]
     log.info("REST on %s:%d, models from %s", host, port, config.model_dir)
     starting = loop.create_task(_start(engine, stop))
@@ -86,6 +93,8 @@ async def serve(config: Config, siblings: Siblings | None = None) -> None:
     log.info("draining: no new requests")
     engine.draining = True
     until = monotonic() + config.drain_seconds
+    # All ports at the same time: each has the whole of the grace period.
+    closing = [loop.create_task(close(config.drain_seconds)) for close in closers]
     # Readiness says no from now on; a load balancer that has not heard of it still gets its answers.
     for connection in list(http.connections):
         connection.shut()
@@ -94,8 +103,7 @@ async def serve(config: Config, siblings: Siblings | None = None) -> None:
         for connection in list(http.connections):
             connection.shut()
         await asyncio.sleep(0.02)
-    for close in closers:
-        await close(max(0.0, until - monotonic()))
+    await asyncio.gather(*closing)
     starting.cancel()
     await engine.features.close()
     if capture is not None:
@@ -126,21 +134,21 @@ async def _start(engine: Engine, stop: asyncio.Event) -> None:
     gc.set_threshold(50_000, 50, 50)
 
 
-async def start_grpc(engine: Engine, config: Config, policy: Policy | None, *, shared: bool) -> list[Closer]:
-    """The gRPC front; what it gives back is awaited with the seconds left to drain."""
-    from serving.runtime.grpc.server import GrpcServer, gate_of
+async def start_grpc(engine: Engine, config: Config, policy: Policy | None, *, shared: bool) -> GrpcServer:
+    from serving.runtime.grpc.server import GrpcServer
 
-    server = GrpcServer(engine, gate=None if policy is None else gate_of(policy))
+    server = GrpcServer(engine, policy)
     grpc_socket = listen(config.grpc_host or config.http_host, config.grpc_port, shared=shared)
     await server.start(grpc_socket, tls_context(config, ["h2"]))
     host, port = grpc_socket.getsockname()[:2]
     log.info("gRPC on %s:%d", host, port)
-    return [server.drain]
+    return server
 
 
-def _connections(lines: Lines, http: Server) -> None:
+def _connections(lines: Lines, open_ones: Mapping[str, Collection[object]]) -> None:
     lines.family("slipway_connections", "gauge", "open connections")
-    lines.sample("slipway_connections", {"protocol": "rest"}, len(http.connections))
+    for protocol, found in open_ones.items():
+        lines.sample("slipway_connections", {"protocol": protocol}, len(found))
 
 
 def run(config: Config, siblings: Siblings | None = None) -> None:

@@ -10,19 +10,23 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
+from serving.runtime.access import Action
 from serving.runtime.grpc.call import ACCEPTS, ENCODINGS, Call, CallHead
-from serving.runtime.grpc.status import CONTENT_TYPE, STATUS_OK, CallFailed, Status, explain, trailers
+from serving.runtime.grpc.methods import Unary
+from serving.runtime.grpc.request_ids import RequestIds
+from serving.runtime.grpc.status import CONTENT_TYPE, STATUS_OK, CallFailed, Status, trailers
 from serving.runtime.http2 import Headers, RequestHead
-from serving.runtime.tracing import parse_traceparent
 
 _TIMEOUT = re.compile(r"(\d{1,8})([HMSmun])")
 _SECONDS = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
 _NOT_GRPC = b"This port speaks gRPC over HTTP/2. The REST API is on the HTTP port.\n"
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
-Gate = Callable[[dict[str, str], str], None]
-"""The access policy: metadata and path; raises Unauthorized."""
-Observer = Callable[[Call, Status], None]
+Gate = Callable[[Call, Action, str], None]
+"""The access policy, asked for every call when its message has been read: what is to be done with which
+model ("" for what concerns none). Raises Unauthorized."""
+Observer = Callable[[Call, str], None]
+"""Told of every call that fails, and the kind of failure."""
 
 
 class GrpcApplication:
@@ -32,6 +36,7 @@ class GrpcApplication:
         self,
         methods: dict[str, Any],
         loop: asyncio.AbstractEventLoop,
+        ids: RequestIds,
         *,
         max_message: int = 64 << 20,
         max_buffered: int = 256 << 20,
@@ -41,6 +46,7 @@ class GrpcApplication:
     ) -> None:
         self.methods = methods
         self.loop = loop
+        self.ids = ids
         self.max_message = max_message
         self.max_buffered = max(max_buffered, 2 * max_message)
         self.default_timeout = default_timeout
@@ -48,7 +54,6 @@ class GrpcApplication:
         self.observer = observer
         self.buffered = 0
         """Bytes of messages that are not whole, over all calls."""
-        self.answer_headers: Headers = (STATUS_OK, CONTENT_TYPE, ACCEPTS)
         self._tasks: set[asyncio.Task[None]] = set()
 
         class BoundCall(Call):
@@ -70,13 +75,12 @@ class GrpcApplication:
         call = CallHead(method=_NOTHING)
         kind = next((value for name, value in head.headers if name == b"content-type"), b"")
         if head.method != b"POST" or not _is_grpc(kind):
-            call.refused, call.plain_body = _not_grpc(head.method)
+            call.plain = _not_grpc(head.method)
             return call
         try:
             self._read(head, call)
         except Exception as error:
-            status, message, extra = explain(error)
-            call.refused = (STATUS_OK, CONTENT_TYPE, *trailers(status, message), *extra)
+            call.refused = error
         return call
 
     def _read(self, head: RequestHead, call: CallHead) -> None:
@@ -86,10 +90,8 @@ class GrpcApplication:
         call.request_id = metadata.get("x-request-id", "")
         if not _REQUEST_ID.fullmatch(call.request_id):
             call.request_id = ""
-        trace = metadata.get("traceparent")
-        call.trace = None if trace is None else parse_traceparent(trace)
-        if self.gate is not None:
-            self.gate(metadata, path)
+        call.traceparent = metadata.get("traceparent", "")
+        call.anonymous = not call.request_id and not call.traceparent
         if method is None:
             services = sorted({known.split("/")[1] for known in self.methods})
             raise CallFailed(
@@ -99,14 +101,10 @@ class GrpcApplication:
         call.method = method
         call.encoding = metadata.get("grpc-encoding", "identity")
         if call.encoding not in ENCODINGS:
-            call.refused = (
-                STATUS_OK,
-                CONTENT_TYPE,
-                ACCEPTS,
-                *trailers(
-                    Status.UNIMPLEMENTED,
-                    f"grpc-encoding {call.encoding[:40]!r} is not one of {', '.join(ENCODINGS)}",
-                ),
+            raise CallFailed(
+                Status.UNIMPLEMENTED,
+                f"grpc-encoding {call.encoding[:40]!r} is not one of {', '.join(ENCODINGS)}",
+                (ACCEPTS,),
             )
         timeout = metadata.get("grpc-timeout")
         if timeout is not None:
@@ -114,6 +112,10 @@ class GrpcApplication:
             if found is None:
                 raise CallFailed(Status.INVALID_ARGUMENT, f"grpc-timeout is {timeout[:40]!r}")
             call.timeout = int(found[1]) * _SECONDS[found[2]]
+
+    def authorize(self, call: Call, action: Action, model: str = "") -> None:
+        if self.gate is not None:
+            self.gate(call, action, model)
 
     def spawn(self, call: Call, work: Coroutine[Any, Any, None]) -> None:
         """Work that takes more than a tick; its failure is the call's, and the call's end is its own."""
@@ -129,9 +131,9 @@ class GrpcApplication:
 
         task.add_done_callback(done)
 
-    def count_failure(self, call: Call, status: Status) -> None:
+    def count_failure(self, call: Call, kind: str) -> None:
         if self.observer is not None:
-            self.observer(call, status)
+            self.observer(call, kind)
 
 
 def _is_grpc(kind: bytes) -> bool:
@@ -167,15 +169,5 @@ def read_metadata(head: RequestHead) -> dict[str, str]:
     return metadata
 
 
-class _Nothing:
-    """Stands for the method of a call that is refused by its headers."""
-
-    unary = True
-    client_streaming = False
-    long = False
-
-    def call(self, call: Call, data: bytes, start: int, stop: int) -> None:
-        pass
-
-
-_NOTHING = _Nothing()
+_NOTHING = Unary()
+"""Stands for the method of a call that is refused by its headers."""

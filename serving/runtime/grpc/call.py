@@ -9,16 +9,26 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from serving.runtime.grpc.infer_codec import frame
-from serving.runtime.grpc.status import CONTENT_TYPE, STATUS_OK, CallFailed, Status, explain, trailers
-from serving.runtime.http2 import Headers, Stream
-from serving.runtime.tracing import Trace
+from serving.runtime.grpc.status import (
+    CONTENT_TYPE,
+    STATUS_OK,
+    CallFailed,
+    Status,
+    explain,
+    kind_of,
+    trailers,
+)
+from serving.runtime.http2 import Fields, Headers, Stream, literal
+from serving.runtime.tracing import Trace, parse_traceparent
+from slipway.errors import DeadlineExceeded, ModelNotReady, PayloadTooLarge
 
 if TYPE_CHECKING:
     from serving.runtime.grpc.application import GrpcApplication
 
 ENCODINGS = ("identity", "deflate", "gzip")
 ACCEPTS = (b"grpc-accept-encoding", b",".join(name.encode() for name in ENCODINGS))
-OK_TRAILERS: Headers = ((b"grpc-status", b"0"),)
+ANSWER_HEADERS = Fields(STATUS_OK, CONTENT_TYPE, ACCEPTS)
+OK_TRAILERS = Fields((b"grpc-status", b"0"))
 _WINDOW_BITS = {"deflate": zlib.MAX_WBITS, "gzip": zlib.MAX_WBITS | 16}
 _EXACT_TIMER_SECONDS = 10.0
 """A longer deadline is kept by the sweep, half a second late at most; its timer would cost each call 2 us."""
@@ -32,12 +42,20 @@ class CallHead:
     metadata: dict[str, str] | None = None
     encoding: str = "identity"
     timeout: float | None = None
-    refused: Headers | None = None
-    """Trailers-only answer to a call that cannot be taken."""
-    plain_body: bytes | None = None
-    """With it, what `refused` says is said to an HTTP client that speaks no gRPC."""
+    refused: Exception | None = None
+    """Why the call cannot be taken."""
+    plain: tuple[Headers, bytes] | None = None
+    """Answer to an HTTP client that speaks no gRPC."""
     request_id: str = ""
-    trace: Trace | None = None
+    traceparent: str = ""
+    anonymous: bool = True
+    """Neither an id nor a trace has to be given back."""
+    template: Any = None
+    """The method's own: what the last call with these headers looked like."""
+
+    def trace(self) -> Trace | None:
+        """A span of its own for every call."""
+        return parse_traceparent(self.traceparent) if self.traceparent else None
 
 
 class Call(Stream):
@@ -46,15 +64,17 @@ class Call(Stream):
     application: ClassVar[GrpcApplication]
     """Set once, on a subclass, so that no call carries it."""
 
+    arrived: float = 0.0
+    request: Any = None
+    """The engine's request, to be dropped when nobody waits."""
     buffer: bytearray | None = None
     expected: int = -1
     """Bytes of the message that is coming, with its prefix; -1 while the prefix is not whole."""
-    arrived: float = 0.0
     deadline: float | None = None
     timer: Any = None
     on_cancel: Callable[[], None] | None = None
-    request: Any = None
-    """The engine's request, to be dropped when nobody waits."""
+    model: str = ""
+    """The name in the message, once it is read: for counting errors."""
     state: Any = None
     """A streaming method's own."""
 
@@ -63,8 +83,12 @@ class Call(Stream):
     def begin(self) -> None:
         head: CallHead = self.head.prepared
         self.arrived = perf_counter()
+        if head.plain is not None:
+            if self.remote_closed:
+                self._answer_plainly(head.plain)
+            return
         if head.refused is not None:
-            self._refuse_head(head)
+            self.fail(head.refused)
             return
         if head.timeout is not None:
             self._start_deadline(head.timeout)
@@ -75,7 +99,13 @@ class Call(Stream):
             self.fail(CallFailed(Status.INTERNAL, "the call has no message"))
 
     def receive(self, data: bytes, start: int, stop: int) -> None:
-        method = self.head.prepared.method
+        head: CallHead = self.head.prepared
+        if head.plain is not None:
+            # Not before the request is whole: what breaks HTTP/2 in the rest of it has to be told as such.
+            if self.remote_closed:
+                self._answer_plainly(head.plain)
+            return
+        method = head.method
         if (
             self.remote_closed
             and self.buffer is None
@@ -154,10 +184,9 @@ class Call(Stream):
 
     def _check_size(self, size: int) -> None:
         if size > self.application.max_message:
-            raise CallFailed(
-                Status.RESOURCE_EXHAUSTED,
-                f"a message of {size} bytes, and this server takes {self.application.max_message}\n"
-                "  to mend it: send fewer rows at once, or raise --max-body",
+            raise PayloadTooLarge(
+                f"a message of {size} bytes, and this server takes {self.application.max_message}",
+                fix="send fewer rows at once, or raise --max-body",
             )
 
     def _take(self, buffer: bytearray) -> bytes:
@@ -192,37 +221,44 @@ class Call(Stream):
 
     # -- answers -----------------------------------------------------------------------------------
 
-    def reply(self, message: bytes, headers: Headers | None = None) -> None:
+    def reply(self, message: bytes, headers: Fields = ANSWER_HEADERS, extra: bytes = b"") -> None:
         """The answer of a unary call."""
         self._settle()
-        self.respond(headers or self.application.answer_headers, frame(message), OK_TRAILERS)
+        self.respond(headers, extra, frame(message), OK_TRAILERS)
 
     def send_message(self, message: bytes) -> None:
         """One of the answers of a streaming call."""
         if not self.answered:
-            self.send_headers(self.application.answer_headers)
+            self.send_headers(ANSWER_HEADERS, self.identity())
         self.send_data(frame(message))
 
     def finish(self) -> None:
         self._settle()
         if not self.answered:
-            self.send_headers(self.application.answer_headers)
+            self.send_headers(ANSWER_HEADERS, self.identity())
         self.send_trailers(OK_TRAILERS)
 
-    def fail(self, error: BaseException) -> None:
-        status, message, extra = explain(error)
-        self.close(status, message, extra)
+    def identity(self) -> bytes:
+        """The request's id as a header: the client's, or one made here for what the engine works on."""
+        given: str = self.head.prepared.request_id
+        if self.request is not None:
+            given = self.request.request_id = given or self.request.request_id or self.application.ids.new()
+        return literal(b"x-request-id", given.encode("ascii")) if given else b""
 
-    def close(self, status: Status, message: str, extra: Headers = ()) -> None:
+    def fail(self, error: BaseException) -> None:
         if self.closed:
             return
+        status, message, extra = explain(error)
+        identity = self.identity()
+        if self.request is not None:
+            self.model = self.request.model.name
+        self.application.count_failure(self, kind_of(error))
         self._settle()
-        self.application.count_failure(self, status)
         end = trailers(status, message, extra)
         if self.answered:
             self.send_trailers(end)
         else:
-            self.send_headers((STATUS_OK, CONTENT_TYPE, *end), end=True)
+            self.send_headers((STATUS_OK, CONTENT_TYPE, *end), identity, end=True)
 
     def guard(self, work: Callable[..., None], *arguments: Any) -> None:
         try:
@@ -230,14 +266,11 @@ class Call(Stream):
         except Exception as error:
             self.fail(error)
 
-    def _refuse_head(self, head: CallHead) -> None:
-        assert head.refused is not None  # noqa: S101
-        self._settle()
-        if head.plain_body is None:
-            self.send_headers(head.refused, end=True)
-        else:
-            self.send_headers(head.refused)
-            self.send_data(head.plain_body, end=True)
+    def _answer_plainly(self, plain: tuple[Headers, bytes]) -> None:
+        headers, body = plain
+        self.application.count_failure(self, "NotGrpc")
+        self.send_headers(headers)
+        self.send_data(body, end=True)
 
     # -- deadlines and the end ---------------------------------------------------------------------
 
@@ -252,9 +285,24 @@ class Call(Stream):
         waited = perf_counter() - self.arrived
         if self.request is not None:
             self.request.cancelled = True
-        self.close(Status.DEADLINE_EXCEEDED, f"no answer within the deadline, after {waited * 1000:.0f} ms")
+        self.fail(
+            DeadlineExceeded(
+                f"no answer within the deadline, after {waited * 1000:.0f} ms", fix="give it longer"
+            )
+        )
         if self.on_cancel is not None:
             self.on_cancel()
+
+    def limit(self, deadline: float) -> None:
+        """An earlier deadline, which the message names."""
+        if self.deadline is None or deadline < self.deadline:
+            if self.timer is not None:
+                self.timer.cancel()
+            self._start_deadline(deadline - self.arrived)
+
+    def abandoned(self) -> None:
+        self.fail(ModelNotReady("the server is shutting down", fix="ask again, another replica will answer"))
+        self.cancelled()
 
     def _settle(self) -> None:
         """The call is answered."""

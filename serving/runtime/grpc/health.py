@@ -25,9 +25,16 @@ class Health:
         check = self._descriptors.methods["/grpc.health.v1.Health/Check"]
         watch = self._descriptors.methods["/grpc.health.v1.Health/Watch"]
         return {
-            check.path: Plain(self._check, check.request, check.response),
+            check.path: Plain(self._check, check.request, check.response, self.guard),
             watch.path: Watch(self, watch.request, watch.response),
         }
+
+    def guard(self, call: Call, request: dict[str, Any]) -> None:
+        """The server's health is everybody's; that of a model is asked about as over REST."""
+        service = request.get("service", "")
+        if service not in ("", SERVICE):
+            call.model = service
+            call.application.authorize(call, "read", service)
 
     def status(self, service: str) -> int:
         if service in ("", SERVICE):
@@ -61,7 +68,9 @@ class Watch(Unary):
         self._response = response
 
     def call(self, call: Call, data: bytes, start: int, stop: int) -> None:
-        service = decode(self._request, data, start, stop).get("service", "")
+        request = decode(self._request, data, start, stop)
+        self._health.guard(call, request)
+        service = request.get("service", "")
         call.on_cancel = lambda: call.timer and call.timer.cancel()
         self._look(call, service, None)
 
@@ -72,7 +81,7 @@ class Watch(Unary):
         if status != before:
             call.send_message(self._response.encode({"status": status}))
         if self._health.draining:
-            call.close(Status.UNAVAILABLE, "the server is shutting down")
+            call.abandoned()
             return
         if call.deadline is None:
             call.timer = call.application.loop.call_later(WATCH_SECONDS, self._look, call, service, status)

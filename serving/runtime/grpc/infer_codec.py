@@ -181,14 +181,13 @@ def tensors_of(message: InferMessage, data: bytes) -> list[Tensor]:
                     where=f"input {item.name!r}",
                     fix="use one of the two for all inputs",
                 )
-            tensors.append(Tensor.from_raw(item.name, item.datatype, item.shape, _piece(data, raw[number])))
+            tensors.append(Tensor.from_raw(item.name, item.datatype, item.shape, piece(data, *raw[number])))
         else:
             tensors.append(_typed(item, data))
     return tensors
 
 
-def _piece(data: bytes, span: Span) -> bytes | memoryview:
-    start, stop = span
+def piece(data: bytes, start: int, stop: int) -> bytes | memoryview:
     return data[start:stop] if stop - start <= _COPY_LIMIT else memoryview(data)[start:stop]
 
 
@@ -214,7 +213,7 @@ def _typed(item: InputTensor, data: bytes) -> Tensor:
             raise InvalidRequest(f"{len(spans)} elements, the shape means {count}", where=where)
         texts = [decode_text(data[start:stop], item.name) for start, stop in spans]
         return Tensor(item.name, item.datatype, item.shape, texts)
-    pieces = [_piece(data, span) for span in spans]
+    pieces = [piece(data, *span) for span in spans]
     joined = pieces[0] if len(pieces) == 1 else b"".join(pieces)
     kind = DATATYPES[item.datatype]
     if wanted in _FIXED:
@@ -264,11 +263,16 @@ def unpack_varints(packed: bytes | memoryview) -> np.ndarray[Any, np.dtype[np.ui
 # Answers
 
 _PREFIX = struct.Struct(">BI")
+PREFIX_BYTES = _PREFIX.size
+
+
+def prefix(size: int) -> bytes:
+    """What gRPC sends before a message of this size that is not compressed."""
+    return _PREFIX.pack(0, size)
 
 
 def frame(message: bytes) -> bytes:
-    """gRPC's length prefix: not compressed."""
-    return _PREFIX.pack(0, len(message)) + message
+    return prefix(len(message)) + message
 
 
 def write_text(number: int, text: str) -> bytes:

@@ -2,32 +2,34 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections.abc import Callable
+from functools import partial
 from time import perf_counter
 from typing import Any
 
+from serving.runtime.access import Action
 from serving.runtime.engine import Engine
-from serving.runtime.grpc.call import ACCEPTS, OK_TRAILERS, Call
-from serving.runtime.grpc.infer_codec import InferDecoder, InferMessage, tensors_of
-from serving.runtime.grpc.methods import Handler, Plain, Streaming, Unary, not_a
+from serving.runtime.grpc import request_ids
+from serving.runtime.grpc.call import ANSWER_HEADERS, OK_TRAILERS, Call, CallHead
+from serving.runtime.grpc.infer_codec import InferDecoder, InferMessage, piece, tensors_of
+from serving.runtime.grpc.methods import Guard, Handler, Plain, Unary, not_a
 from serving.runtime.grpc.protobuf import Descriptors
-from serving.runtime.grpc.status import CONTENT_TYPE, STATUS_OK, explain
-from serving.runtime.grpc.templates import Templates, Writer, request_from
-from serving.runtime.grpc.wire import write_bytes
-from serving.runtime.http2 import Headers
-from serving.runtime.messages import Batch, InferRequest, InferResponse, RequestedOutput
+from serving.runtime.grpc.request_ids import RequestIds
+from serving.runtime.grpc.streaming import ModelStreamInfer
+from serving.runtime.grpc.templates import Template, Templates, Writer
+from serving.runtime.http2 import Fields, Pattern, RequestHead, literal, respond_all
+from serving.runtime.messages import Batch, InferRequest, InferResponse, RequestedOutput, Tensor, timeout_of
 from serving.runtime.model import Model
 from serving.runtime.routes import receipt
-from slipway.errors import InvalidRequest, ModelNotFound, SlipwayError
+from slipway.errors import InvalidRequest, ModelFailed, ModelNotFound, SlipwayError
 
 SERVICE = "inference.GRPCInferenceService"
-_STREAM_AHEAD = 64
-"""Requests of one ModelStreamInfer that may wait in the engine; then the client is held back."""
 
 
 class Inference:
-    def __init__(self, engine: Engine, descriptors: Descriptors) -> None:
+    def __init__(self, engine: Engine, descriptors: Descriptors, ids: RequestIds) -> None:
         self.engine = engine
+        self.ids = ids
         self.descriptors = descriptors
         self.templates = Templates()
         self.decoder = InferDecoder(descriptors.messages["inference.ModelInferRequest.ParametersEntry"])
@@ -36,77 +38,79 @@ class Inference:
     def _prepare(self, model: Model) -> None:
         """Once for each model that is loaded."""
         found = receipt(model)
-        headers: Headers = (
-            STATUS_OK,
-            CONTENT_TYPE,
-            ACCEPTS,
-            *(
-                (f"x-slipway-{name.replace('_', '-')}".encode(), value.encode("ascii", "replace"))
-                for name, value in found.items()
-            ),
-        )
-        model.extras["grpc"] = Writer(model, found, headers)
-        self.templates.forget(model)
+        told = [
+            (f"x-slipway-{name.replace('_', '-')}".encode(), value.encode("ascii", "replace"))
+            for name, value in found.items()
+        ]
+        model.extras["grpc"] = Writer(model, found, Fields(*ANSWER_HEADERS.headers, *told))
 
     def methods(self) -> dict[str, Any]:
-        plain: dict[str, Handler] = {
-            "ServerLive": lambda request: {"live": True},
-            "ServerReady": lambda request: {"ready": self.engine.ready},
-            "ServerMetadata": lambda request: self.engine.server_metadata(),
-            "ModelReady": self._model_ready,
-            "ModelMetadata": self._model_metadata,
-            "RepositoryIndex": self._index,
-            "RepositoryModelLoad": self._load,
-            "RepositoryModelUnload": self._unload,
+        plain: dict[str, tuple[Handler, Guard | None]] = {
+            "ServerLive": (lambda request: {"live": True}, None),
+            "ServerReady": (lambda request: {"ready": self.engine.ready}, None),
+            "ServerMetadata": (lambda request: self.engine.server_metadata(), _asks("read")),
+            "ModelReady": (self._model_ready, _asks("read", _name)),
+            "ModelMetadata": (self._model_metadata, _asks("read", _name)),
+            "RepositoryIndex": (self._index, _asks("read")),
+            "RepositoryModelLoad": (self._load, _asks("manage", _repository_name)),
+            "RepositoryModelUnload": (self._unload, _asks("manage", _repository_name)),
         }
         methods: dict[str, Any] = {
             f"/{SERVICE}/ModelInfer": ModelInfer(self),
             f"/{SERVICE}/ModelStreamInfer": ModelStreamInfer(self),
         }
-        for name, handler in plain.items():
+        for name, (handler, guard) in plain.items():
             method = self.descriptors.methods[f"/{SERVICE}/{name}"]
-            methods[method.path] = Plain(handler, method.request, method.response)
+            methods[method.path] = Plain(handler, method.request, method.response, guard)
         return methods
 
     # -- the small methods -------------------------------------------------------------------------
 
     def _model_ready(self, request: dict[str, Any]) -> dict[str, Any]:
-        name = request.get("name", "")
-        return {"ready": self.engine.ready and self.engine.model_ready(name, request.get("version", ""))}
+        ready = self.engine.model_ready(_name(request), request.get("version", ""))
+        return {"ready": ready and self.engine.ready}
 
     async def _model_metadata(self, request: dict[str, Any]) -> dict[str, Any]:
-        return await self.engine.model_metadata(request.get("name", ""), request.get("version", ""))
+        return await self.engine.model_metadata(_name(request), request.get("version", ""))
 
     def _index(self, request: dict[str, Any]) -> dict[str, Any]:
         return {"models": self.engine.index(ready_only=request.get("ready", False))}
 
     async def _load(self, request: dict[str, Any]) -> dict[str, Any]:
-        name = _repository_name(request)
+        name = _named(request)
         await self.engine.load(name)
         return {"model_name": name, "isLoaded": True}
 
     async def _unload(self, request: dict[str, Any]) -> dict[str, Any]:
-        name = _repository_name(request)
+        name = _named(request)
         await self.engine.unload(name)
         return {"model_name": name, "isUnloaded": True}
 
     # -- inference ---------------------------------------------------------------------------------
 
-    def decode(self, data: bytes, start: int, stop: int) -> InferMessage:
+    def decode(self, call: Call, data: bytes, start: int, stop: int) -> InferMessage:
+        """The message, of somebody who may send it."""
         try:
             message = self.decoder.decode(data, start, stop)
         except ValueError as error:
             raise not_a("inference.ModelInferRequest", error) from None
+        call.model = message.model_name
+        call.application.authorize(call, "infer", message.model_name)
         if not message.model_name:
             raise InvalidRequest("the request names no model", fix="set model_name")
         return message
 
-    def build(self, call: Call, model: Model, message: InferMessage, data: bytes, reply: Any) -> InferRequest:
-        """The engine's request, without its deadline."""
-        request = InferRequest(model, tensors_of(message, data), reply, perf_counter())
+    def build(
+        self, call: Call, model: Model, message: InferMessage, data: bytes, reply: Any, arrived: float
+    ) -> InferRequest:
+        """The engine's request; its deadline is the one that the message names."""
+        request = InferRequest(model, tensors_of(message, data), reply, arrived)
         request.id = message.id
         if message.parameters:
             request.parameters = message.parameters
+            seconds = timeout_of(message.parameters)
+            if seconds is not None:
+                request.deadline = arrived + seconds
         if message.outputs:
             for name, _ in message.outputs:
                 if name not in model.output_numbers:
@@ -118,15 +122,11 @@ class Inference:
             request.outputs = [
                 RequestedOutput(name, True, parameters or None) for name, parameters in message.outputs
             ]
-        self.adorn(call, request)
-        return request
-
-    def adorn(self, call: Call, request: InferRequest) -> None:
-        """What comes from the call's headers."""
-        head = call.head.prepared
-        request.context = call
+        head: CallHead = call.head.prepared
+        request.context = (call.connection, call.id)
         request.request_id = head.request_id
-        request.trace = head.trace
+        request.trace = head.trace()
+        return request
 
 
 class ModelInfer(Unary):
@@ -138,61 +138,143 @@ class ModelInfer(Unary):
         # One object: the engine tells by identity which requests it may answer together.
         self._bulk = self._reply_all
 
-    def call(self, call: Call, data: bytes, start: int, stop: int) -> None:
-        found = self._find(data, start, stop)
-        if found is None:
-            self._generally(call, data, start, stop)
+    def _take(
+        self, template: Template, connection: Any, head: RequestHead, stream_id: int, parts: list[bytes]
+    ) -> None:
+        """Calls that are like one before in all but the data, which came together."""
+        now = perf_counter()
+        model = self._serving.get(template.route)
+        make, streams = connection.make_stream, connection.streams
+        window = connection.initial_window
+        if model is None or template.model() is not model:
+            head.pattern = None
+            connection.forget_usual()
+            for part in parts:
+                call = streams[stream_id] = make(connection, stream_id, head, window, 0, 0, False, True)
+                message = template.opening + part + template.after
+                call.receive(message, 0, len(message))
+                stream_id += 2
             return
-        template, id, tensor = found
-        model = template.model
-        request = request_from(template, id, tensor, self._reply, call.arrived)
-        request.context = call
-        head = call.head.prepared
-        if head.request_id or head.trace is not None:
-            request.request_id, request.trace = head.request_id, head.trace
-        if call.deadline is not None:
-            request.deadline = call.deadline
-        elif template.rows == 1 and not id and template.outputs is None and template.parameters is None:
-            request.bulk = self._bulk
-        call.request = request
-        model.lane.submit(request)
+        _, _, _, _, _, _, whole, name, datatype, shape, rows, key, _, _, _ = template
+        reply, bulk = self._reply, self._bulk
+        requests: list[InferRequest] = []
+        for part in parts:
+            request = InferRequest(
+                model,
+                [Tensor(name, datatype, shape, part)],
+                reply,
+                now,
+                rows,
+                key,
+                (connection, stream_id),
+                bulk,
+                now,
+            )
+            streams[stream_id] = make(
+                connection, stream_id, head, window, 0, whole, False, True, False, False, None, now, request
+            )
+            requests.append(request)
+            stream_id += 2
+        if len(requests) > 1:
+            model.lane.submit_all(requests)
+            return
+        try:
+            model.lane.submit_or_run(requests[0])
+        except SlipwayError as error:
+            reply(requests[0], error)
 
-    def _generally(self, call: Call, data: bytes, start: int, stop: int) -> None:
-        message = self._service.decode(data, start, stop)
+    def call(self, call: Call, data: bytes, start: int, stop: int) -> None:
+        arrived = perf_counter()
+        found = self._find(data, start, stop)
+        if found is not None:
+            template, id, position = found
+            if self._admit(call, template, id, data, position, arrived):
+                self._expect(call, template, id)
+                return
+        message = self._service.decode(call, data, start, stop)
         model = self._serving.get((message.model_name, message.model_version))
         if model is None:
-            call.application.spawn(call, self._load_first(call, message, data, start, stop))
-        else:
-            self._submit(call, model, message, data, start, stop)
+            call.application.spawn(call, self._load_first(call, message, data, arrived))
+            return
+        request = self._submit(call, model, message, data, arrived)
+        if self._serving.get((message.model_name, message.model_version)) is model:
+            learnt = self._service.templates.learn(message, data, start, stop, request)
+            if learnt is not None:
+                self._expect(call, learnt, message.id)
 
-    async def _load_first(
-        self, call: Call, message: InferMessage, data: bytes, start: int, stop: int
-    ) -> None:
+    def _expect(self, call: Call, template: Template, id: str) -> None:
+        """Let the connection look out for more calls like this one."""
+        head: CallHead = call.head.prepared
+        if template.plain and not id and head.anonymous and head.timeout is None:
+            if head.template is not template:
+                head.template = template  # twice in a row makes a pattern: clients may ask models in turn
+            elif call.application.gate is None:
+                take = partial(self._take, template)
+                call.head.pattern = Pattern(template.opening, template.size, template.after, take)
+
+    def _admit(
+        self, call: Call, template: Template, id: str, data: bytes, position: int, arrived: float
+    ) -> bool:
+        """False when the model has gone, or is another by now."""
+        model = self._serving.get(template.route)
+        if model is None or template.model() is not model:
+            return False
+        application = call.application
+        if application.gate is not None:
+            call.model = model.name
+            application.gate(call, "infer", template.route[0])
+        raw = piece(data, position, position + template.size)
+        request = InferRequest(
+            model,
+            [Tensor(template.name, template.datatype, template.shape, raw)],
+            self._reply,
+            arrived,
+            template.rows,
+            template.key,
+            (call.connection, call.id),
+        )
+        head: CallHead = call.head.prepared
+        if template.plain and not id and call.deadline is None and head.anonymous:
+            request.bulk = self._bulk
+        else:
+            request.id = id
+            request.outputs, request.parameters = template.outputs, template.parameters
+            request.deadline = call.deadline
+            request.request_id, request.trace = head.request_id, head.trace()
+        call.request = request
+        model.lane.submit_or_run(request)
+        return True
+
+    async def _load_first(self, call: Call, message: InferMessage, data: bytes, arrived: float) -> None:
         model = await self._engine.acquire(message.model_name, message.model_version)
         if not call.closed:
-            self._submit(call, model, message, data, start, stop)
+            self._submit(call, model, message, data, arrived)
 
     def _submit(
-        self, call: Call, model: Model, message: InferMessage, data: bytes, start: int, stop: int
-    ) -> None:
-        request = self._service.build(call, model, message, data, self._reply)
+        self, call: Call, model: Model, message: InferMessage, data: bytes, arrived: float
+    ) -> InferRequest:
+        request = self._service.build(call, model, message, data, self._reply, arrived)
+        if request.deadline is not None:
+            call.limit(request.deadline)
         request.deadline = call.deadline
         call.request = request
         self._engine.submit(request)
-        if self._serving.get((message.model_name, message.model_version)) is model:
-            self._service.templates.learn(message, data, start, stop, request)
+        return request
 
     def _reply(self, request: InferRequest, result: InferResponse | SlipwayError) -> None:
-        call: Call = request.context
+        connection, stream_id = request.context
+        call: Call | None = connection.streams.get(stream_id)
+        if call is None:
+            return
         if not isinstance(result, InferResponse):
             call.fail(result)
             return
         try:
             writer: Writer = result.model.extras["grpc"]
-            headers = writer.headers
-            if request.request_id:
-                headers = (*headers, (b"x-request-id", request.request_id.encode("ascii")))
-            call.reply(writer.message(result), headers)
+            extra = call.identity()
+            if request.trace is not None:
+                extra += literal(b"traceparent", request.trace.header.encode())
+            call.reply(writer.message(result), writer.headers, extra)
         except Exception as error:
             call.fail(error)
 
@@ -203,119 +285,41 @@ class ModelInfer(Unary):
             rows = writer.rows(batch)
         except Exception as error:
             for request in requests:
-                request.context.fail(error)
+                self._reply(request, ModelFailed(f"the answer cannot be written: {error!r}"))
             return
-        if rows is None or len(rows) != len(requests):
+        if rows is None or len(rows) != len(requests) or len(rows) > request_ids.MOST:
             for row, request in enumerate(requests):
                 if not request.cancelled:
                     self._reply(request, InferResponse(request, batch, row, row + 1))
             return
-        headers = writer.headers
-        for request, message in zip(requests, rows, strict=True):
-            call: Call = request.context
-            if request.cancelled or call.closed:
-                continue
-            call.request = None
-            own = headers
-            if request.request_id:
-                own = (*headers, (b"x-request-id", request.request_id.encode("ascii")))
-            call.answered = True
-            call.connection.send_response(call, own, message, OK_TRAILERS)
+        targets = [request.context for request in requests]
+        ids = self._service.ids.new_headers(len(rows))
+        respond_all(targets, writer.headers, ids, rows, OK_TRAILERS)
 
 
-class ModelStreamInfer(Streaming):
-    """Requests in, answers out in the order of the requests; a request that fails says so in its answer."""
+def _asks(action: Action, model: Callable[[dict[str, Any]], str] = lambda request: "") -> Guard:
+    """Ask the access policy about a message, by the model that it names."""
 
-    def __init__(self, service: Inference) -> None:
-        self._service = service
-        self._response = service.descriptors.messages["inference.ModelStreamInferResponse"]
+    def guard(call: Call, request: dict[str, Any]) -> None:
+        call.model = model(request)
+        call.application.authorize(call, action, call.model)
 
-    def open(self, call: Call) -> None:
-        call.state = _StreamState()
-        call.on_cancel = lambda: _cancel_all(call.state)
-
-    def message(self, call: Call, message: bytes) -> None:
-        state: _StreamState = call.state
-        slot = _Slot()
-        state.slots.append(slot)
-        if len(state.slots) >= _STREAM_AHEAD:
-            call.hold()
-
-        def reply(request: InferRequest, result: InferResponse | SlipwayError) -> None:
-            slot.request = None
-            self._fill(call, slot, result)
-
-        async def work() -> None:
-            try:
-                infer = self._service.decode(message, 0, len(message))
-                model = await self._service.engine.acquire(infer.model_name, infer.model_version)
-                request = self._service.build(call, model, infer, message, reply)
-                slot.request = request
-                self._service.engine.submit(request)
-            except Exception as error:
-                slot.request = None
-                self._fill(call, slot, error)
-
-        call.application.spawn(call, work())
-
-    def end(self, call: Call) -> None:
-        call.state.ended = True
-        self._flush(call)
-
-    def _fill(self, call: Call, slot: _Slot, result: InferResponse | Exception) -> None:
-        if isinstance(result, InferResponse):
-            try:
-                writer: Writer = result.model.extras["grpc"]
-                # Field 2 of ModelStreamInferResponse, around what the unary call answers.
-                slot.answer = write_bytes(2, writer.message(result))
-            except Exception as error:
-                result = error
-        if not isinstance(result, InferResponse):
-            slot.answer = self._response.encode({"error_message": explain(result)[1]})
-        self._flush(call)
-
-    def _flush(self, call: Call) -> None:
-        state: _StreamState = call.state
-        while state.slots and not call.closed:
-            answer = state.slots[0].answer
-            if answer is None:
-                break
-            state.slots.popleft()
-            call.send_message(answer)
-        if call.closed:
-            return
-        if state.ended and not state.slots:
-            call.finish()
-        elif call.held and len(state.slots) < _STREAM_AHEAD // 2 and call.backlog < _STREAM_AHEAD:
-            call.release()
+    return guard
 
 
-class _Slot:
-    __slots__ = ("answer", "request")
-
-    def __init__(self) -> None:
-        self.request: InferRequest | None = None
-        self.answer: bytes | None = None
-
-
-class _StreamState:
-    __slots__ = ("ended", "slots")
-
-    def __init__(self) -> None:
-        self.slots: deque[_Slot] = deque()
-        self.ended = False
-
-
-def _cancel_all(state: _StreamState) -> None:
-    for slot in state.slots:
-        if slot.request is not None:
-            slot.request.cancelled = True
-    state.slots.clear()
+def _name(request: dict[str, Any]) -> str:
+    name: str = request.get("name", "")
+    return name
 
 
 def _repository_name(request: dict[str, Any]) -> str:
     """Two dialects: the model's name is field 2 in one, field 1 in the other."""
     name: str = request.get("model_name", "") or request.get("repository_name", "")
+    return name
+
+
+def _named(request: dict[str, Any]) -> str:
+    name = _repository_name(request)
     if not name:
         raise ModelNotFound("the request names no model", fix="set model_name")
     return name

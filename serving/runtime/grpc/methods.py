@@ -12,6 +12,8 @@ from serving.runtime.grpc.status import CallFailed, Status
 
 Answer = Mapping[str, Any]
 Handler = Callable[[dict[str, Any]], Answer | Awaitable[Answer]]
+Guard = Callable[[Call, dict[str, Any]], None]
+"""Asks the access policy about a message; raises Unauthorized."""
 
 
 class Unary:
@@ -47,13 +49,19 @@ class Streaming:
 class Plain(Unary):
     """Messages by descriptor; the handler may be a coroutine."""
 
-    def __init__(self, handler: Handler, request: Message, response: Message) -> None:
+    def __init__(
+        self, handler: Handler, request: Message, response: Message, guard: Guard | None = None
+    ) -> None:
         self._handler = handler
         self._request = request
         self._response = response
+        self._guard = guard
 
     def call(self, call: Call, data: bytes, start: int, stop: int) -> None:
-        answer = self._handler(decode(self._request, data, start, stop))
+        request = decode(self._request, data, start, stop)
+        if self._guard is not None:
+            self._guard(call, request)
+        answer = self._handler(request)
         if inspect.isawaitable(answer):
             call.application.spawn(call, self._later(call, answer))
         else:

@@ -7,7 +7,7 @@ from typing import Any
 from serving.runtime.grpc.call import Call
 from serving.runtime.grpc.methods import Streaming, decode
 from serving.runtime.grpc.protobuf import Descriptors, Method
-from serving.runtime.grpc.status import Status
+from serving.runtime.grpc.status import CallFailed, Status
 
 _STREAM_ANSWERS = 64
 
@@ -30,7 +30,7 @@ class Reflection(Streaming):
         answer = {"valid_host": request.get("host", ""), "original_request": request, **self._answer(request)}
         call.send_message(self._method.response.encode(answer))
         if call.backlog > _STREAM_ANSWERS:
-            call.close(Status.RESOURCE_EXHAUSTED, "the answers are not read")
+            call.fail(CallFailed(Status.RESOURCE_EXHAUSTED, "the answers are not read"))
 
     def _answer(self, request: dict[str, Any]) -> dict[str, Any]:
         known = self._descriptors

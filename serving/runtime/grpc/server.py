@@ -7,56 +7,62 @@ import socket
 import ssl
 
 from serving.runtime.access import Action, Caller, Policy
+from serving.runtime.config import Config
 from serving.runtime.engine import Engine
-from serving.runtime.grpc.application import Gate, GrpcApplication, Observer
+from serving.runtime.grpc.application import Gate, GrpcApplication
+from serving.runtime.grpc.call import Call
 from serving.runtime.grpc.health import Health
 from serving.runtime.grpc.inference import Inference
 from serving.runtime.grpc.protobuf import load_descriptors
 from serving.runtime.grpc.reflection import reflection_methods
+from serving.runtime.grpc.request_ids import RequestIds
 from serving.runtime.http2 import Front, Limits
-
-_MANAGING = {"RepositoryModelLoad", "RepositoryModelUnload"}
-_INFERRING = {"ModelInfer", "ModelStreamInfer"}
+from serving.runtime.http2.codes import DEFAULT_FRAME_SIZE
 
 
 def gate_of(policy: Policy) -> Gate:
-    """The access policy of the REST port, asked about calls. Health and reflection stay open, as there."""
+    """The access policy of the REST port, asked about calls. The server's own health and reflection, which
+    shows no more than the protocol's public text, stay open."""
 
-    def gate(metadata: dict[str, str], path: str) -> None:
-        service, _, method = path.lstrip("/").partition("/")
-        if service != "inference.GRPCInferenceService" or method in ("ServerLive", "ServerReady"):
-            return
-        action: Action = "manage" if method in _MANAGING else "infer" if method in _INFERRING else "read"
-        # The model's name stands in the message, which is not read before the caller may send it.
-        policy(Caller(action, "", metadata))
+    def gate(call: Call, action: Action, model: str) -> None:
+        policy(Caller(action, model, call.head.prepared.metadata, call.connection.certificate))
 
     return gate
 
 
+def limits_of(config: Config) -> Limits:
+    """What the REST port is told, in the terms of HTTP/2. Blocks are larger than lists: a list that passes
+    its limit is answered, a block that does not end costs the connection."""
+    block = 2 * config.max_header
+    return Limits(
+        connections=config.max_connections,
+        header_list=config.max_header,
+        header_block=block,
+        continuations=16 + block // DEFAULT_FRAME_SIZE,
+        preface_seconds=config.header_timeout,
+        stalled_seconds=config.body_timeout,
+    )
+
+
 class GrpcServer:
-    def __init__(
-        self,
-        engine: Engine,
-        *,
-        limits: Limits | None = None,
-        gate: Gate | None = None,
-        observer: Observer | None = None,
-    ) -> None:
+    def __init__(self, engine: Engine, policy: Policy | None = None) -> None:
         descriptors = load_descriptors()
         config = engine.config
+        ids = RequestIds()
         self.application = GrpcApplication(
             {
-                **Inference(engine, descriptors).methods(),
+                **Inference(engine, descriptors, ids).methods(),
                 **Health(engine, descriptors).methods(),
                 **reflection_methods(descriptors),
             },
             asyncio.get_running_loop(),
+            ids,
             max_message=config.max_body,
             default_timeout=config.request_timeout,
-            gate=gate,
-            observer=observer,
+            gate=None if policy is None else gate_of(policy),
+            observer=lambda call, kind: engine.metrics.count_error(call.model, "grpc", kind),
         )
-        self.front = Front(self.application, limits or Limits())
+        self.front = Front(self.application, limits_of(config))
 
     async def start(self, sock: socket.socket, tls: ssl.SSLContext | None = None) -> None:
         await self.front.start(sock, tls)

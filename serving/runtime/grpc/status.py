@@ -41,9 +41,10 @@ class CallFailed(Exception):
     """A failure that is gRPC's own, with no class in the tree of slipway.errors: a call that is not known,
     a compression that is not spoken."""
 
-    def __init__(self, status: Status, message: str) -> None:
+    def __init__(self, status: Status, message: str, headers: Headers = ()) -> None:
         self.status = status
         self.message = message
+        self.headers = headers
         super().__init__(message)
 
 
@@ -67,7 +68,7 @@ _BY_HTTP = {
 def explain(error: BaseException) -> tuple[Status, str, Headers]:
     """Status, message and further trailers for an exception."""
     if isinstance(error, CallFailed):
-        return error.status, error.message, ()
+        return error.status, error.message, error.headers
     if isinstance(error, errors.ServingError):
         extra: Headers = ()
         if isinstance(error, errors.Overloaded):
@@ -80,6 +81,13 @@ def explain(error: BaseException) -> tuple[Status, str, Headers]:
         return Status.RESOURCE_EXHAUSTED, "there is not enough memory for this request", ()
     log.exception("a call failed in a way that is a fault of the server", exc_info=error)
     return Status.INTERNAL, f"the server failed on this call: {error!r}", ()
+
+
+def kind_of(error: BaseException) -> str:
+    """What an error is counted as: the name of its class, as on the REST port."""
+    if isinstance(error, CallFailed):
+        return error.status.name.title().replace("_", "")
+    return type(error).__name__ if isinstance(error, errors.SlipwayError) else errors.ModelFailed.__name__
 
 
 def trailers(status: Status, message: str, extra: Headers = ()) -> Headers:

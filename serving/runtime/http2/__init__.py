@@ -3,8 +3,23 @@
 from serving.runtime.http2.codes import ErrorCode
 from serving.runtime.http2.connection import Application, Connection
 from serving.runtime.http2.front import Front
+from serving.runtime.http2.hpack import Fields, Headers, literal
 from serving.runtime.http2.limits import Limits
-from serving.runtime.http2.request import RequestHead
-from serving.runtime.http2.stream import Headers, Stream
+from serving.runtime.http2.request import Pattern, RequestHead
+from serving.runtime.http2.sender import respond_all
+from serving.runtime.http2.stream import Stream
 
-__all__ = ["Application", "Connection", "ErrorCode", "Front", "Headers", "Limits", "RequestHead", "Stream"]
+__all__ = [
+    "Application",
+    "Connection",
+    "ErrorCode",
+    "Fields",
+    "Front",
+    "Headers",
+    "Limits",
+    "Pattern",
+    "RequestHead",
+    "Stream",
+    "literal",
+    "respond_all",
+]

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Any, Protocol, cast
+from collections.abc import Callable
+from struct import Struct
+from typing import Any, NamedTuple, Protocol, cast
 
 from serving.runtime.http2 import codes
 from serving.runtime.http2.codes import ConnectionFault, ErrorCode, MalformedRequest
 from serving.runtime.http2.control import RESET_COST, Control
-from serving.runtime.http2.hpack import HeaderDecoder
+from serving.runtime.http2.hpack import HeaderDecoder, Headers
 from serving.runtime.http2.limits import Limits
-from serving.runtime.http2.request import RequestHead, check_trailers
+from serving.runtime.http2.request import Pattern, RequestHead, check_trailers
 from serving.runtime.http2.sender import FRAME, WORD
-from serving.runtime.http2.stream import Headers, Stream
+from serving.runtime.http2.stream import Stream
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +48,22 @@ class Application(Protocol):
         """What the application makes of a header block; kept as long as the block comes again."""
 
 
+class _Usual(NamedTuple):
+    unpack: Callable[[bytes, int], tuple[Any, ...]]
+    whole: int
+    """Of both frames."""
+    head: RequestHead
+    pattern: Pattern
+    size: int
+    """Of the body."""
+    first: bytes
+    """Length, type and flags of HEADERS."""
+    second: bytes
+    """The header block, then length, type and flags of DATA."""
+    opening: bytes
+    after: bytes
+
+
 class Connection(Control, asyncio.Protocol):
     __slots__ = (
         "_application",
@@ -56,10 +74,11 @@ class Connection(Control, asyncio.Protocol):
         "_continuing",
         "_decoder",
         "_heads",
-        "_make_stream",
         "_peers",
         "_skipped",
+        "_usual",
         "heard",
+        "make_stream",
     )
 
     def __init__(
@@ -71,12 +90,13 @@ class Connection(Control, asyncio.Protocol):
     ) -> None:
         super().__init__(limits, loop)
         self._application = application
-        self._make_stream = application.stream
+        self.make_stream = application.stream
         self._peers = peers
         self._decoder = HeaderDecoder(limits.header_list)
         self._heads: dict[bytes, RequestHead] = {}
         self._skipped: list[tuple[int, int]] = []
         self._consumed = 0
+        self._usual: _Usual | None = None
         self._continuing = False
         self._block = bytearray()
         self._block_frames = 0
@@ -88,6 +108,11 @@ class Connection(Control, asyncio.Protocol):
     def continuing(self) -> bool:
         """A header block is not whole."""
         return self._continuing
+
+    @property
+    def certificate(self) -> Any:
+        """What the TLS layer verified, as ssl.getpeercert gives it; None without one."""
+        return self._transport.get_extra_info("peercert") if self._transport is not None else None
 
     # asyncio.Protocol
 
@@ -105,6 +130,8 @@ class Connection(Control, asyncio.Protocol):
         payload = b"".join(key.to_bytes(2, "big") + value.to_bytes(4, "big") for key, value in settings)
         self._frame(codes.SETTINGS, 0, 0, payload)
         self._frame(codes.WINDOW_UPDATE, 0, 0, WORD.pack(limits.connection_window - codes.DEFAULT_WINDOW))
+        if len(self._peers) > limits.connections:
+            self.fail(ErrorCode.ENHANCE_YOUR_CALM, "too many open connections")
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._peers.discard(self)
@@ -165,6 +192,10 @@ class Connection(Control, asyncio.Protocol):
         frame_size, window = limits.frame_size, limits.connection_window
         streams = self.streams
         while length - position >= 9:
+            if self._usual is not None:
+                position = self._take_usual(self._usual, data, position, length)
+                if length - position < 9:
+                    break
             first, flags, stream_id = _unpack(data, position)
             size = first >> 8
             kind = first & 0xFF
@@ -231,6 +262,62 @@ class Connection(Control, asyncio.Protocol):
                 self._frame_of_control(kind, flags, stream_id, data[start:stop])
         return position
 
+    def _take_usual(self, usual: _Usual, data: bytes, position: int, length: int) -> int:
+        """Take the requests of the usual pattern; the answer is where the first other frame begins."""
+        unpack, whole, head, pattern, size, first, second, opening, after = usual
+        limits = self.limits
+        most = min(
+            (length - position) // whole,
+            limits.concurrent_streams - len(self.streams),
+            (limits.connection_window // 2 - self._consumed) // size,
+        )
+        if most <= 0 or self._continuing or self._drained_above != codes.LARGEST_STREAM_ID:
+            return position
+        stream_id = began = self._last_id + 2
+        found: list[bytes] = []
+        for _ in range(most):
+            one, its_id, two, other_id, start, part, end = unpack(data, position)
+            if (
+                its_id != stream_id
+                or other_id != stream_id
+                or one != first
+                or two != second
+                or start != opening
+                or end != after
+            ):
+                break
+            found.append(part)
+            stream_id += 2
+            position += whole
+        if found:
+            self._last_id = stream_id - 2
+            self._consumed += size * len(found)
+            pattern.take(self, head, began, found)
+        return position
+
+    def _learn_usual(self, head: RequestHead, block: bytes) -> None:
+        """The frames of the application's pattern: HEADERS with this block, and one DATA with all."""
+        pattern = head.pattern
+        if pattern is None or (self._usual is not None and self._usual.pattern is pattern):
+            return
+        size = len(pattern.opening) + pattern.size + len(pattern.after)
+        if size > min(self.limits.frame_size, self.limits.stream_window) or head.content_length is not None:
+            return
+        second = block + FRAME.pack(size << 8 | codes.DATA, codes.END_STREAM, 0)[:5]
+        layout = Struct(f">5sI{len(second)}sI{len(pattern.opening)}s{pattern.size}s{len(pattern.after)}s")
+        first = FRAME.pack(len(block) << 8 | codes.HEADERS, codes.END_HEADERS, 0)[:5]
+        self._usual = _Usual(
+            layout.unpack_from,
+            layout.size,
+            head,
+            pattern,
+            size,
+            first,
+            second,
+            pattern.opening,
+            pattern.after,
+        )
+
     def _fits_length(self, stream: Stream) -> bool:
         length = stream.head.content_length
         if stream.received > length or (stream.remote_closed and stream.received != length):
@@ -289,7 +376,10 @@ class Connection(Control, asyncio.Protocol):
             self._skipped.append((self._last_id, stream_id))
         self._last_id = stream_id
         head = self._heads.get(block)
-        if head is None:
+        if head is not None:
+            if head.pattern is not None:
+                self._learn_usual(head, block)
+        else:
             try:
                 head = self._decode_head(block)
             except MalformedRequest as error:
@@ -305,13 +395,13 @@ class Connection(Control, asyncio.Protocol):
         if stream_id > self._drained_above:
             return  # the last GOAWAY told the peer that it is not taken
         if head is None:
-            stream = Stream(self, stream_id, None, self._initial_window)
+            stream = Stream(self, stream_id, None, self.initial_window)
             stream.remote_closed = ended
             self.streams[stream_id] = stream
             self._annoy(RESET_COST)
             stream.send_headers(self._application.headers_too_large, end=True)
             return
-        stream = self._make_stream(self, stream_id, head, self._initial_window)
+        stream = self.make_stream(self, stream_id, head, self.initial_window)
         self.streams[stream_id] = stream
         if ended:
             stream.remote_closed = True
@@ -325,16 +415,25 @@ class Connection(Control, asyncio.Protocol):
         headers = self._decoder.decode(block)
         changed = self._decoder.changes != changes
         if changed:
-            self._heads.clear()
+            self._forget_heads()
         if headers is None:
             return None
         head = RequestHead(headers)
         head.prepared = self._application.prepare(head)
         if not changed and len(block) <= _CACHED_BLOCK:
             if len(self._heads) >= _CACHED_BLOCKS:
-                self._heads.clear()
+                self._forget_heads()
             self._heads[block] = head
         return head
+
+    def _forget_heads(self) -> None:
+        """The decoder's table is another: the same bytes may mean something else now."""
+        self._heads.clear()
+        self._usual = None
+
+    def forget_usual(self) -> None:
+        """What the application made of the usual pattern does not hold any more."""
+        self._usual = None
 
     def _headers_again(self, stream_id: int, ended: bool, block: bytes) -> None:
         """HEADERS on a stream that there was already: trailers, or an error."""
@@ -351,7 +450,7 @@ class Connection(Control, asyncio.Protocol):
         changes = self._decoder.changes
         trailers = self._decoder.decode(block)
         if self._decoder.changes != changes:
-            self._heads.clear()
+            self._forget_heads()
         if stream is None:
             return
         if stream.remote_closed:

@@ -29,7 +29,6 @@ class Control(Sender):
         "_drained_above",
         "_faulted",
         "_last_id",
-        "_leaving",
         "_rest",
         "draining",
         "greeted",
@@ -47,7 +46,6 @@ class Control(Sender):
         self._credited_answers = 0
         self._drained_above = codes.LARGEST_STREAM_ID
         self._faulted = False
-        self._leaving = False
         # What the front's sweep reads.
         self.greeted = False
         """The preface is here."""
@@ -143,8 +141,8 @@ class Control(Sender):
         elif key == codes.INITIAL_WINDOW_SIZE:
             if value > codes.LARGEST_WINDOW:
                 raise ConnectionFault(ErrorCode.FLOW_CONTROL_ERROR, f"an initial window of {value}")
-            change = value - self._initial_window
-            self._initial_window = value
+            change = value - self.initial_window
+            self.initial_window = value
             for stream in self.streams.values():
                 stream.send_window += change
                 if stream.send_window > codes.LARGEST_WINDOW:
@@ -279,6 +277,12 @@ class Control(Sender):
             self._leaving = True
             self._frame(codes.GOAWAY, 0, 0, WORD.pack(self._last_id) + WORD.pack(ErrorCode.NO_ERROR))
             self.settle()
+
+    def abandon(self) -> None:
+        """The grace period is over."""
+        for stream in list(self.streams.values()):
+            stream.abandoned()
+        self.close()
 
     def settle(self) -> None:
         if self._leaving and not self.streams and not self._faulted:

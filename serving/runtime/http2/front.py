@@ -15,6 +15,8 @@ from serving.runtime.http2.limits import Limits
 SWEEP_SECONDS = 0.5
 DRAIN_ANSWER_SECONDS = 1.0
 """For the peer to answer the ping of the first GOAWAY."""
+FAREWELL_SECONDS = 0.1
+"""For what is said at the end of the grace period to leave."""
 LINGER_SECONDS = 1.0
 """For the peer to read why it was hung up on."""
 
@@ -76,6 +78,10 @@ class Front:
         deadline = self._loop.time() + seconds
         while self.connections and self._loop.time() < deadline:
             await asyncio.sleep(0.02)
+        for connection in list(self.connections):
+            connection.abandon()
+        if self.connections:
+            await asyncio.sleep(FAREWELL_SECONDS)
         await self.close()
 
     async def close(self) -> None:

@@ -1,4 +1,4 @@
-"""What one HTTP/2 connection may ask for. The defaults suit gRPC between trusted networks' clients."""
+"""What HTTP/2 connections may ask for. The defaults suit gRPC between trusted networks' clients."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from serving.runtime.http2.codes import DEFAULT_FRAME_SIZE
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
+    connections: int = 10_000
+    """Open at once, over the whole front; who comes later is told so and let go."""
     concurrent_streams: int = 256
     stream_window: int = 1 << 20
     """What a peer may send on one stream before we return credit."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 from serving.runtime.http2.codes import MalformedRequest
@@ -17,10 +18,32 @@ _CONNECTION_SPECIFIC = frozenset(
 )
 
 
+class Pattern:
+    """Requests that differ from one that was read in their stream and in one stretch of their body alone.
+
+    The connection compares all the rest in one step for each, and hands over what is new. 2 us a request,
+    where going frame by frame takes 10.
+    """
+
+    __slots__ = ("after", "opening", "size", "take")
+
+    def __init__(self, opening: bytes, size: int, after: bytes, take: Take) -> None:
+        self.opening = opening
+        self.size = size
+        """Of the stretch between `opening` and `after`."""
+        self.after = after
+        self.take = take
+
+
+Take = Callable[[Any, "RequestHead", int, list[bytes]], None]
+"""Gets connection, head, the first stream, and the stretches of it and the streams that follow, each two
+higher. It makes the streams, and deals with all errors itself."""
+
+
 class RequestHead:
     """The validated headers of a request. Shared by all requests with the same block: never changed."""
 
-    __slots__ = ("authority", "content_length", "headers", "method", "path", "prepared")
+    __slots__ = ("authority", "content_length", "headers", "method", "path", "pattern", "prepared")
 
     def __init__(self, headers: list[Header]) -> None:
         pseudo: dict[bytes, bytes] = {}
@@ -28,6 +51,8 @@ class RequestHead:
         self.content_length: int | None = None
         self.prepared: Any = None
         """The application's own, made once a block."""
+        self.pattern: Pattern | None = None
+        """Set by the application when it has seen a request that will come again but for a part of it."""
         for header in headers:
             name, value = header
             if name[:1] == b":":

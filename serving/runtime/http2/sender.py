@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Iterable, Sequence
 from struct import Struct
+from typing import NamedTuple
 
 from serving.runtime.http2 import codes
 from serving.runtime.http2.codes import ErrorCode
-from serving.runtime.http2.hpack import HeaderEncoder
+from serving.runtime.http2.hpack import Fields, HeaderEncoder, Headers
 from serving.runtime.http2.limits import Limits
-from serving.runtime.http2.stream import Headers, Stream
+from serving.runtime.http2.stream import Stream
 
 FRAME = Struct(">IBI")
 """Length and type (24 + 8 bits) as one number, flags, stream."""
@@ -20,6 +22,37 @@ _pack = FRAME.pack
 _JOIN_LIMIT = 1 << 16
 """Below it, copying chunks together is cheaper than a vectored write."""
 _EARNED_BY_DATA = 4
+_KEPT_SHAPES = 64
+
+
+class _Frames(NamedTuple):
+    """Answers of one shape differ in stream, extra headers and data; this is the rest of them."""
+
+    changes: int
+    """Of the encoder's table: while it stays, the blocks say the same."""
+    layout: Struct
+    first: bytes
+    """Length, type and flags of HEADERS."""
+    block: bytes
+    second: bytes
+    """... of DATA."""
+    third: bytes
+    """... of the trailers."""
+    end: bytes
+
+    def fill(self, stream_id: int, extra: bytes, data: bytes) -> bytes:
+        return self.layout.pack(
+            self.first,
+            stream_id,
+            self.block,
+            extra,
+            self.second,
+            stream_id,
+            data,
+            self.third,
+            stream_id,
+            self.end,
+        )
 
 
 class Sender:
@@ -29,17 +62,19 @@ class Sender:
         "_blocked",
         "_encoder",
         "_flushing",
-        "_initial_window",
+        "_leaving",
         "_loop",
         "_out",
         "_out_size",
         "_paused",
         "_peer_frame_size",
         "_refused",
+        "_shapes",
         "_transport",
         "_window",
         "answered",
         "earned",
+        "initial_window",
         "limits",
         "streams",
     )
@@ -54,16 +89,19 @@ class Sender:
         self._loop = loop
         self._transport: asyncio.Transport | None = None
         self._encoder = HeaderEncoder()
+        self._shapes: dict[tuple[Fields, Fields, int, int], _Frames] = {}
         self._out: list[bytes | memoryview] = []
         self._out_size = 0
         self._flushing = False
         self._paused = False
         self._window = codes.DEFAULT_WINDOW
-        self._initial_window = codes.DEFAULT_WINDOW
+        self.initial_window = codes.DEFAULT_WINDOW
         self._peer_frame_size = codes.DEFAULT_FRAME_SIZE
         self._blocked: dict[int, Stream] = {}
         self._refused: dict[int, None] = {}
         """Streams that we reset: the peer may send on them until it knows."""
+        self._leaving = False
+        """No new streams: close when the last one ends."""
 
     # Output.
 
@@ -106,8 +144,11 @@ class Sender:
 
     # Answers.
 
-    def send_response(self, stream: Stream, headers: Headers, data: bytes, trailers: Headers) -> None:
+    def send_response(
+        self, stream: Stream, headers: Fields, extra: bytes, data: bytes, trailers: Fields
+    ) -> None:
         size = len(data)
+        stream.answered = True
         if (
             size > self._window
             or size > stream.send_window
@@ -115,44 +156,56 @@ class Sender:
             or self._paused
             or stream.pending
         ):
-            self.send_headers(stream, headers, False)
+            self.send_headers(stream, headers, extra, False)
             self.send_data(stream, data, None, False)
             self.send_data(stream, b"", trailers, True)
             return
         self._window -= size
-        block = self._encoder.encode(headers)
-        end_block = self._encoder.encode(trailers)
-        stream_id = stream.id
-        if len(block) > self._peer_frame_size or len(end_block) > self._peer_frame_size:
-            self._header_frames(stream_id, block, False)
-            self._frame(codes.DATA, 0, stream_id, data)
-            self._header_frames(stream_id, end_block, True)
-        else:
-            chunk = b"".join(
-                (
-                    _pack(len(block) << 8 | codes.HEADERS, codes.END_HEADERS, stream_id),
-                    block,
-                    _pack(size << 8 | codes.DATA, 0, stream_id),
-                    data,
-                    _pack(
-                        len(end_block) << 8 | codes.HEADERS, codes.END_HEADERS | codes.END_STREAM, stream_id
-                    ),
-                    end_block,
-                )
-            )
-            # The inside of _write, once for each answer.
-            self._out.append(chunk)
-            self._out_size += len(chunk)
-            if not self._flushing:
-                self._flushing = True
-                self._loop.call_soon(self._flush)
+        shape = (headers, trailers, size, len(extra))
+        frames = self._shapes.get(shape)
+        if frames is None or frames.changes != self._encoder.changes:
+            frames = self._frame_response(shape)
+            if frames is None:
+                self._header_frames(stream.id, self._encoder.encode(headers) + extra, False)
+                self._frame(codes.DATA, 0, stream.id, data)
+                self._header_frames(stream.id, self._encoder.encode(trailers), True)
+                self._finish(stream)
+                return
+        self._write(frames.fill(stream.id, extra, data))
         self._finish(stream)
 
-    def send_headers(self, stream: Stream, headers: Headers, end: bool) -> None:
-        block = self._encoder.encode_once(headers) if end else self._encoder.encode(headers)
-        self._header_frames(stream.id, block, end)
+    def _frame_response(self, shape: tuple[Fields, Fields, int, int]) -> _Frames | None:
+        """What all answers of a shape have in common: the frames without stream, extra headers and data.
+
+        None when a block would put something into the table, which is said once, or takes several frames.
+        """
+        headers, trailers, size, extra = shape
+        block, end = self._encoder.known(headers), self._encoder.known(trailers)
+        if block is None or end is None or max(len(block) + extra, len(end)) > codes.DEFAULT_FRAME_SIZE:
+            return None
+        frames = _Frames(
+            self._encoder.changes,
+            Struct(f">5sI{len(block)}s{extra}s5sI{size}s5sI{len(end)}s"),
+            _pack((len(block) + extra) << 8 | codes.HEADERS, codes.END_HEADERS, 0)[:5],
+            block,
+            _pack(size << 8 | codes.DATA, 0, 0)[:5],
+            _pack(len(end) << 8 | codes.HEADERS, codes.END_HEADERS | codes.END_STREAM, 0)[:5],
+            end,
+        )
+        if len(self._shapes) >= _KEPT_SHAPES:
+            self._shapes.clear()
+        self._shapes[shape] = frames
+        return frames
+
+    def send_headers(self, stream: Stream, headers: Fields | Headers, extra: bytes, end: bool) -> None:
+        self._header_frames(stream.id, self._encode(headers) + extra, end)
         if end:
             self._finish(stream)
+
+    def _encode(self, headers: Fields | Headers) -> bytes:
+        if isinstance(headers, Fields):
+            return self._encoder.encode(headers)
+        return self._encoder.encode_once(headers)
 
     def _header_frames(self, stream_id: int, block: bytes, end: bool) -> None:
         size = self._peer_frame_size
@@ -166,7 +219,7 @@ class Sender:
             self._frame(codes.CONTINUATION, last, stream_id, block[start : start + size])
 
     def send_data(
-        self, stream: Stream, data: bytes | memoryview, trailers: Headers | None, end: bool
+        self, stream: Stream, data: bytes | memoryview, trailers: Fields | Headers | None, end: bool
     ) -> None:
         if stream.pending is None:
             stream.pending = deque()
@@ -198,7 +251,7 @@ class Sender:
         if size == 0:
             pending.popleft()
             if trailers is not None:
-                self._header_frames(stream.id, self._encoder.encode(trailers), True)
+                self._header_frames(stream.id, self._encode(trailers), True)
             elif end:
                 self._frame(codes.DATA, codes.END_STREAM, stream.id, b"")
             if end:
@@ -246,7 +299,7 @@ class Sender:
         if not stream.remote_closed:
             # Answered before the request was whole: tell the peer to stop, the answer stands (section 8.1).
             self.send_reset(stream.id, ErrorCode.NO_ERROR)
-        if not self.streams:
+        if self._leaving and not self.streams:
             self.settle()
 
     def forget(self, stream: Stream) -> None:
@@ -262,3 +315,44 @@ class Sender:
         if stream.consumed:
             self._frame(codes.WINDOW_UPDATE, 0, stream.id, WORD.pack(stream.consumed))
             stream.consumed = 0
+
+
+def respond_all(
+    targets: Iterable[tuple[Sender, int]],
+    headers: Fields,
+    extras: Iterable[bytes],
+    bodies: Sequence[bytes],
+    trailers: Fields,
+) -> None:
+    """`send_response` for many streams, by connection and id: extras and bodies are of one length each.
+
+    Streams that are no more are passed over. What it does once a connection and not once an answer is half
+    of the work of answering.
+    """
+    size = len(bodies[0])
+    sender: Sender | None = None
+    room = False
+    for (target, stream_id), extra, body in zip(targets, extras, bodies, strict=True):
+        if target is not sender:
+            sender, streams = target, target.streams
+            shape = (headers, trailers, size, len(extra))
+            frames = sender._shapes.get(shape)
+            room = frames is not None and frames.changes == sender._encoder.changes and not sender._paused
+            if room and frames is not None:
+                _, layout, first, block, second, third, end = frames
+                pack = layout.pack
+        stream = streams.pop(stream_id, None)
+        if stream is None:
+            continue
+        if not room or size > sender._window or size > stream.send_window or size > codes.DEFAULT_FRAME_SIZE:
+            streams[stream_id] = stream
+            sender.send_response(stream, headers, extra, body, trailers)
+            sender = None
+            continue
+        sender._window -= size
+        sender._write(pack(first, stream_id, block, extra, second, stream_id, body, third, stream_id, end))
+        sender.answered += 1
+        if not stream.remote_closed:
+            sender.send_reset(stream_id, ErrorCode.NO_ERROR)
+        if sender._leaving and not streams:
+            sender.settle()

@@ -7,9 +7,7 @@ from typing import Any
 import msgspec
 
 from serving.runtime.http2.codes import ErrorCode
-from serving.runtime.http2.hpack import Header
-
-Headers = tuple[Header, ...]
+from serving.runtime.http2.hpack import Fields, Headers
 
 
 class Stream(msgspec.Struct, eq=False):
@@ -52,24 +50,24 @@ class Stream(msgspec.Struct, eq=False):
 
     # What the application calls. Nothing happens on a closed stream.
 
-    def send_headers(self, headers: Headers, *, end: bool = False) -> None:
+    def send_headers(self, headers: Fields | Headers, extra: bytes = b"", *, end: bool = False) -> None:
+        """Fields for what comes again and again; `extra` is from `hpack.literal`, for what never does."""
         if not self.closed:
             self.answered = True
-            self.connection.send_headers(self, headers, end)
+            self.connection.send_headers(self, headers, extra, end)
 
     def send_data(self, data: bytes | memoryview, *, end: bool = False) -> None:
         if not self.closed:
             self.connection.send_data(self, data, None, end)
 
-    def send_trailers(self, headers: Headers) -> None:
+    def send_trailers(self, headers: Fields | Headers) -> None:
         if not self.closed:
             self.connection.send_data(self, b"", headers, True)
 
-    def respond(self, headers: Headers, data: bytes, trailers: Headers) -> None:
+    def respond(self, headers: Fields, extra: bytes, data: bytes, trailers: Fields) -> None:
         """A whole answer at once: the way of unary calls."""
         if not self.closed:
-            self.answered = True
-            self.connection.send_response(self, headers, data, trailers)
+            self.connection.send_response(self, headers, extra, data, trailers)
 
     def reset(self, code: ErrorCode) -> None:
         if not self.closed:
@@ -86,6 +84,9 @@ class Stream(msgspec.Struct, eq=False):
 
     def overdue(self, now: float) -> None:
         """Called twice a second with time.perf_counter."""
+
+    def abandoned(self) -> None:
+        """The server ends before this is answered: the last chance to say so."""
 
     @property
     def waits_for_peer(self) -> bool:
