@@ -92,8 +92,6 @@ class InferRequest(msgspec.Struct, eq=False):
     """The front's own."""
     bulk: BulkReply | None = None
     """When all requests of a run share it, it is called once for them all in place of `reply`."""
-    submitted: float = 0.0
-    """Set by the queue."""
     id: str = ""
     """The id in the message, given back in the answer."""
     outputs: list[RequestedOutput] | None = None
@@ -105,6 +103,8 @@ class InferRequest(msgspec.Struct, eq=False):
     trace: Trace | None = None
     """From `tracing.parse_traceparent`."""
     cancelled: bool = False
+    submitted: float = 0.0
+    """Set by the queue."""
     decoded: float = 0.0
     """Seconds of decoding, where features were read between it and the queue; else 0."""
     columns: dict[str, Any] | None = None

@@ -67,9 +67,13 @@ class Running:
 
 @contextmanager
 def running_server(
-    models: Path, scratch: Path, *options: str, environment: dict[str, str] | None = None
+    models: Path,
+    scratch: Path,
+    *options: str,
+    environment: dict[str, str] | None = None,
+    wait: bool = True,
 ) -> Iterator[Running]:
-    """Our server over a folder of models; stopped at the end."""
+    """Our server over a folder of models; stopped at the end. `wait` for readiness asks plain HTTP."""
 
     scratch.mkdir(parents=True, exist_ok=True)
     ports = Ports(*free_ports(3))
@@ -84,7 +88,8 @@ def running_server(
             stderr=subprocess.STDOUT,
         )
     try:
-        wait_ready(process, ports.http, "/v2/health/ready", log)
+        if wait:
+            wait_ready(process, ports.http, "/v2/health/ready", log)
         yield Running(process, ports.http, ports.grpc, log)
     finally:
         stop(process)

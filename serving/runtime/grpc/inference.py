@@ -168,7 +168,7 @@ class ModelInfer(Unary):
                 key,
                 (connection, stream_id),
                 bulk,
-                now,
+                submitted=now,
             )
             streams[stream_id] = make(
                 connection, stream_id, head, window, 0, whole, False, True, False, False, None, now, request

@@ -352,6 +352,7 @@ def respond_all(
         sender._window -= size
         sender._write(pack(first, stream_id, block, extra, second, stream_id, body, third, stream_id, end))
         sender.answered += 1
+        stream.closed = True
         if not stream.remote_closed:
             sender.send_reset(stream_id, ErrorCode.NO_ERROR)
         if sender._leaving and not streams:
