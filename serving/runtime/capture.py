@@ -89,10 +89,10 @@ class Capture:
         stamp = int((requests[0].arrived + self._offset) * 1e6)
         self._queue.append(_Taken(model, stamp, picked, batch.inputs, batch.arrays))
 
-    def close(self) -> None:
-        """Write what is left."""
+    def close(self, seconds: float) -> None:
+        """Write what is left, if the store takes it in time."""
         self._stop.set()
-        self._thread.join(30)
+        self._thread.join(seconds)
 
     def expose(self, lines: Lines) -> None:
         for name, value in (

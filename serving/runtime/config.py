@@ -43,6 +43,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     max_connections: int = 10_000
     token_file: str = ""
     access_policy: str = ""
+    cors_origin: str = ""
     tls_certificate: str = ""
     tls_key: str = ""
     tls_client_ca: str = ""
@@ -79,6 +80,7 @@ HELP: Mapping[str, str] = {
     "max_connections": "open connections at most",
     "token_file": "file with bearer tokens, one a line; without it no token is asked for",
     "access_policy": "package.module:callable that decides who may ask",
+    "cors_origin": "origins of web pages that may call the REST port, with commas between them; * for any",
     "tls_certificate": "PEM certificate chain; both ports then speak TLS",
     "tls_key": "its key, where it is not in the same file",
     "tls_client_ca": "PEM of the CA whose client certificates get in (mTLS)",
@@ -86,7 +88,7 @@ HELP: Mapping[str, str] = {
     "capture_rate": "share of requests that are kept",
     "capture_seconds": "seconds of predictions in one file",
     "log_level": "debug, info, warning or error",
-    "access_log": "true: a log line for every request (slow; errors are always logged)",
+    "access_log": "true: a JSON line for every REST request, on standard error (errors are always logged)",
 }
 
 _UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}

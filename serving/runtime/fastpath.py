@@ -86,6 +86,8 @@ class _JsonFrame(msgspec.Struct, frozen=True):
     tail: int
     gaps: tuple[_Gap, ...]
     meaning: _Meaning
+    numbers: tuple[Any, Any, str, str, tuple[int, ...]] | None
+    """Where there is a single gap and it holds numbers: how to read them, and the tensor."""
 
     def inputs(self, body: bytes) -> list[Tensor] | None:
         """The tensors, or None: another frame."""
@@ -177,10 +179,17 @@ class FastReader:
         frame = table.last
         if frame is None:
             return None
+        inputs: list[Tensor] | None = None
         try:
-            inputs = frame.inputs(body)
+            if not frame.numbers:
+                inputs = frame.inputs(body)
+            elif body.startswith(frame.before) and body.endswith(frame.after):
+                # As `inputs` does it, without its calls: 0.4 us less for the request of all requests.
+                decode, pack, name, datatype, shape = frame.numbers
+                data = pack(*decode(body[frame.start : -frame.tail]))
+                inputs = [Tensor(name, datatype, shape, data)]
         except _UNREADABLE:
-            inputs = None
+            pass
         if inputs is None:
             found = table.find(body)
             if found is None:
@@ -293,8 +302,17 @@ class FastReader:
         _prove(texts, gaps, cut, len(request.inputs))
         if sum(map(len, texts)) > MAX_FRAME:
             return
+        only = gaps[0]
+        single = len(gaps) == 1 and only.pack is not None
         frame = _JsonFrame(
-            texts[0], len(texts[0]), tuple(texts[1:-1]), texts[-1], len(texts[-1]), tuple(gaps), meaning
+            texts[0],
+            len(texts[0]),
+            tuple(texts[1:-1]),
+            texts[-1],
+            len(texts[-1]),
+            tuple(gaps),
+            meaning,
+            (only.decode, only.pack, only.name, only.datatype, only.shape) if single else None,
         )
         # Read again by what was learnt, it must be what the general path read.
         again = frame.inputs(body[cut:])

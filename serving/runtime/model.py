@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -69,12 +70,14 @@ class Model:
         threads: int = 1,
         contract: ModelContract | None = None,
         digest: str = "",
+        weights: Mapping[str, bytes] | None = None,
     ) -> None:
+        """`weights`: files that the graph refers to, by name, where they are not beside it on disk."""
         self.name = name
         self.version = version
         self.contract = contract
         self.digest = digest
-        self.session = _open_session(source, threads, f"{name}/{version}")
+        self.session = _open_session(source, threads, f"{name}/{version}", weights or {})
         self.metadata: dict[str, str] = dict(self.session.get_modelmeta().custom_metadata_map)
         # The checks that InferenceSession.run adds cost 5 us a call, and admit() has made them already.
         self._run = getattr(self.session, "_sess", self.session).run
@@ -272,7 +275,7 @@ class Model:
         return feeds
 
 
-def _open_session(source: bytes | Path, threads: int, where: str) -> Any:
+def _open_session(source: bytes | Path, threads: int, where: str, weights: Mapping[str, bytes]) -> Any:
     options = onnxruntime.SessionOptions()
     # One thread a call: small models lose by forking, and several calls run side by side anyway.
     options.intra_op_num_threads = threads
@@ -281,6 +284,10 @@ def _open_session(source: bytes | Path, threads: int, where: str) -> Any:
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
     options.log_severity_level = 3
+    if weights:
+        options.add_external_initializers_from_files_in_memory(
+            list(weights), list(weights.values()), [len(content) for content in weights.values()]
+        )
     try:
         return onnxruntime.InferenceSession(
             os.fspath(source) if isinstance(source, Path) else source,

@@ -15,6 +15,7 @@ import msgspec
 from serving.runtime.access import Caller, Policy
 from serving.runtime.codec_json import JsonTemplate, decode_request, encode_response
 from serving.runtime.codec_v1 import decode_predict, encode_predict
+from serving.runtime.cors import Cors
 from serving.runtime.engine import Engine
 from serving.runtime.fastanswer import BINARY_TYPE, Answers
 from serving.runtime.fastpath import FastReader
@@ -60,9 +61,19 @@ _ACTIONS: dict[str, Any] = {
 
 
 class Routes:
-    def __init__(self, engine: Engine, policy: Policy | None = None) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        policy: Policy | None = None,
+        *,
+        cors: Cors | None = None,
+        bulk: bool = True,
+    ) -> None:
+        """`bulk`: answers may be written for a whole run at once, past Exchange.send."""
         self.engine = engine
         self._policy = policy
+        self._cors = cors
+        self._bulk = bulk
         self._tasks: set[Any] = set()
         self._serial = itertools.count()
         self._prefix = secrets.token_hex(6) + "-"
@@ -83,13 +94,19 @@ class Routes:
     # -- finding the handler, once for every head that is not yet known ------------------------------
 
     def route(self, head: Head) -> None:
+        if self._cors is not None:
+            head.extra = self._cors.lines(head)
         try:
             head.handler, allowed, head.arguments = self._resolve(head.target)
         except ServingError as error:
             head.error = error
             return
         method = "GET" if head.is_head else head.method
-        if method not in allowed:
+        if self._cors is not None and self._cors.is_preflight(head):
+            # Browsers send no credentials with it, so no policy is asked.
+            head.extra += self._cors.permission(allowed)
+            head.handler = self.permit
+        elif method not in allowed:
             head.error = MethodNotAllowed(head.method, allowed)
         elif self._policy is not None:
             self._guard(head)
@@ -155,6 +172,9 @@ class Routes:
                 return self.unload, ("POST",), (name,)
         raise NotFound("there is no such path", where=target.decode("latin-1")[:200], fix="see /v2 and docs")
 
+    def permit(self, exchange: Exchange) -> None:
+        exchange.answer(200, b"", b"")
+
     # -- inference -----------------------------------------------------------------------------------
 
     def infer(self, exchange: Exchange) -> None:
@@ -168,7 +188,7 @@ class Routes:
         )
         if request is not None:
             exchange.request = request
-            if not (head.cacheable and head.keep_alive):
+            if not head.cacheable or not head.keep_alive or head.extra or not self._bulk:
                 request.bulk = None
                 request.trace, request.request_id = head.trace, head.request_id
             model.lane.submit_or_run(request)
@@ -268,10 +288,11 @@ class Routes:
                     b"inference-header-content-length: %d\r\n" % json_length
                 )
             exchange.send(
-                b"%bx-request-id: %b\r\n%b%bcontent-length: %d\r\n\r\n%b"
+                b"%bx-request-id: %b\r\n%b%b%bcontent-length: %d\r\n\r\n%b"
                 % (
                     kind,
                     self._identity(request),
+                    exchange.head.extra,
                     b"" if request.trace is None else b"traceparent: %b\r\n" % request.trace.header.encode(),
                     b"" if exchange.head.keep_alive else CLOSE,
                     len(body),
@@ -388,6 +409,9 @@ class Routes:
         identity = (
             self._identity(request) if request else exchange.head.request_id.encode("latin-1", "replace")
         )
+        if status == 500:
+            told = {"request_id": identity.decode("latin-1"), "status": status, "path": head.target.decode()}
+            log.error("%s", error, extra=told)
         if identity:
             headers += b"x-request-id: " + identity + b"\r\n"
         exchange.answer(status, _encode({"error": str(error)}), headers)

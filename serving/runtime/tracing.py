@@ -119,11 +119,11 @@ class Exporter:
         if len(self._queue) >= MAX_SPANS // 4:
             self._wake.set()
 
-    def close(self) -> None:
+    def close(self, seconds: float) -> None:
         """Send what is left, within the bound of one post."""
         self._stop = True
         self._wake.set()
-        self._thread.join(POST_SECONDS + 1)
+        self._thread.join(min(seconds, POST_SECONDS + 1))
 
     def _run(self) -> None:
         while not self._stop:

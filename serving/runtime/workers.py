@@ -33,7 +33,9 @@ LOAD_SECONDS = 120.0
 class Siblings:
     """The other workers, as one of them sees them."""
 
-    def __init__(self, family: str, number: int, count: int) -> None:
+    def __init__(self, family: str, number: int, count: int, *, first: bool) -> None:
+        self.first = first
+        """It listens while it loads, so that readiness can be asked; others listen when they can answer."""
         self.family = family
         self.number = number
         self.others = [other for other in range(count) if other != number]
@@ -109,7 +111,7 @@ def supervise(config: Config) -> int:
     children: dict[int, int] = {}
     stopping = False
 
-    def start(number: int) -> None:
+    def start(number: int, *, first: bool = False) -> None:
         pid = os.fork()
         if pid:
             children[pid] = number
@@ -120,7 +122,7 @@ def supervise(config: Config) -> int:
         try:
             from serving.runtime.server import run
 
-            run(config, Siblings(family, number, config.workers))
+            run(config, Siblings(family, number, config.workers, first=first))
             code = 0
         except SlipwayError as error:
             print(f"slipway: {error}", file=sys.stderr)
@@ -138,7 +140,7 @@ def supervise(config: Config) -> int:
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
     for number in range(config.workers):
-        start(number)
+        start(number, first=number == 0)
     began = time.monotonic()
     while children:
         pid, status = os.wait()

@@ -52,10 +52,11 @@ class Exchange(msgspec.Struct, eq=False):
     def answer(self, status: int, body: bytes, headers: bytes = JSON_TYPE) -> None:
         """`headers` are whole lines."""
         self.send(
-            b"%b%b%bcontent-length: %d\r\n\r\n%b"
+            b"%b%b%b%bcontent-length: %d\r\n\r\n%b"
             % (
                 STATUS_LINES[status],
                 headers,
+                self.head.extra,
                 b"" if self.head.keep_alive else CLOSE,
                 len(body),
                 b"" if self.head.is_head else body,
@@ -64,6 +65,9 @@ class Exchange(msgspec.Struct, eq=False):
 
     def send(self, data: bytes) -> None:
         connection = self.connection
+        log = connection.server.log
+        if log is not None:
+            log(self, data)
         pending = connection.pending
         self.data = data
         if pending and pending[0] is self:
@@ -87,12 +91,14 @@ class Connection(asyncio.Protocol):
         """"head" or "body" while a request is not yet whole."""
         self._buffer = b""
         self._head: Head | None = None
+        self._usual: Head | None = None
+        """That of the last request."""
         self._chunks: Chunks | None = None
         self._parts: list[bytes] = []
         self._missing = 0
         self.closing = False
         self.fresh = True
-        """Nothing is left over: what comes next is the begin of a request."""
+        """Nothing is left over: what comes next is the begin of a request. False while the server drains."""
         self.heads = server.heads
         self._paused = False
         self._held: bytes = b""
@@ -102,6 +108,7 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport  # type: ignore[assignment]
         self.since = perf_counter()
+        self.fresh = not self.server.draining
         self.server.connections.add(self)
         if len(self.server.connections) > self.server.config.max_connections:
             self.fail(TooManyConnections("too many open connections"))
@@ -144,10 +151,12 @@ class Connection(asyncio.Protocol):
         now = perf_counter()
         if self.fresh:
             # The usual case in one frame: one whole request with a head that was seen before.
-            end = data.find(b"\r\n\r\n") + 4
-            head = self.heads.get(data[:end])
-            if head is not None and head.simple and len(data) == end + head.length:
-                exchange = Exchange(self, head, data[end:], now)
+            head = self._usual
+            if head is None or not data.startswith(head.raw):
+                head = self.heads.get(data[: data.find(b"\r\n\r\n") + 4])
+            if head is not None and head.simple and len(data) == head.size + head.length:
+                self._usual = head
+                exchange = Exchange(self, head, data[head.size :], now)
                 self.pending.append(exchange)
                 self.since = now
                 try:
@@ -161,7 +170,7 @@ class Connection(asyncio.Protocol):
             self._read(data, now)
         except ServingError as error:
             self.fail(error)
-        self.fresh = not (self.receiving or self._held or self.closing)
+        self.fresh = not (self.receiving or self._held or self.closing or self.server.draining)
 
     # -- reading -----------------------------------------------------------------------------------
 
@@ -192,7 +201,7 @@ class Connection(asyncio.Protocol):
             if not head.chunked and not head.expect and len(data) >= stop:
                 body = data[end:stop]
                 data = data[stop:]
-                self.dispatch(head, body, now)
+                self.dispatch(head, body, now, last=not data)
                 if self.closing:
                     return
                 continue
@@ -232,7 +241,8 @@ class Connection(asyncio.Protocol):
             heads = self.server.heads
             if len(heads) >= _CACHED_HEADS:
                 heads.clear()
-            heads[data[:end]] = head
+            head.raw, head.size = data[:end], end
+            heads[head.raw] = head
         return head, end
 
     def _begin_body(self, head: Head, data: bytes, now: float) -> bytes | None:
@@ -268,10 +278,14 @@ class Connection(asyncio.Protocol):
             self._parts = []
         self._head = None
         self.receiving, self.since = "", now
-        self.dispatch(head, body, now)
+        self.dispatch(head, body, now, last=not rest)
         return None if self.closing else rest
 
-    def dispatch(self, head: Head, body: bytes, now: float) -> None:
+    def dispatch(self, head: Head, body: bytes, now: float, *, last: bool = True) -> None:
+        """`last`: no other request has come behind it yet."""
+        self.server.arrived = now
+        if last and self.server.draining and head.keep_alive:
+            head = _closing(head)
         exchange = Exchange(self, head, body, now)
         self.pending.append(exchange)
         if not head.keep_alive:
@@ -329,7 +343,7 @@ class Connection(asyncio.Protocol):
         self.server.refuse(exchange, error)
 
     def shut(self) -> None:
-        """The server drains: close when idle, else after the last answer."""
+        """The server goes: close when idle, else after the last answer."""
         if self.pending:
             last = self.pending[-1]
             last.head = _closing(last.head)
@@ -363,12 +377,24 @@ class Server:
         self.route = router
         self.refuse = on_error
         self.expire = on_expired
+        self.log: Callable[[Exchange, bytes], None] | None = None
+        """Called with every answer before it leaves, where an access log is kept."""
         self.connections: set[Connection] = set()
         self.heads: dict[bytes, Head] = {}
+        self.draining = False
+        self.arrived = 0.0
+        """When a request last took the general path, as all do while the server drains."""
         self._sweeper: Any = None
 
     def __call__(self) -> Connection:
         return Connection(self)
+
+    def drain(self) -> None:
+        """From now on the answer to a connection's last request says that it closes."""
+        self.draining = True
+        self.arrived = perf_counter()
+        for connection in self.connections:
+            connection.fresh = False
 
     def sweep(self) -> None:
         """Once a second: who sends too slowly or idles too long goes."""

@@ -37,9 +37,9 @@ class Head:
     """Request line and headers, parsed once; `handler` is the route's, found once."""
 
     __slots__ = (
-        "arguments", "cacheable", "chunked", "encoding", "error", "expect", "handler", "headers", "is_head",
-        "json_length", "keep_alive", "length", "method", "query", "request_id", "simple", "target", "trace",
-        "version",
+        "arguments", "cacheable", "chunked", "encoding", "error", "expect", "extra", "handler", "headers",
+        "is_head", "json_length", "keep_alive", "length", "method", "query", "raw", "request_id", "simple",
+        "size", "target", "trace", "version",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -60,6 +60,11 @@ class Head:
         self.cacheable = True
         self.simple = False
         """A body of known length in no coding, on a connection that stays open, and a route."""
+        self.raw = b""
+        """All of it, as it came, where it is kept for other requests; `size` is its length."""
+        self.size = 0
+        self.extra = b""
+        """Header lines for whatever the answer is."""
         self.error: ServingError | None = None
         """Found by the route (unknown path, wrong method, no token); the connection stays usable."""
         self.handler: Handler = _no_handler

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import threading
 import time
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 
 from tests.support.contracts import contract, publish, weighted
-from tests.support.models import write_model
+from tests.support.models import write_model, write_repository
 from tests.support.server import Running, running_server
 
 
@@ -186,11 +187,19 @@ def test_a_memory_budget_keeps_the_recently_used(tmp_path: Path) -> None:
     root = tmp_path / "models"
     for number in range(6):
         publish(root / f"m{number}", contract(f"m{number}", run_id="r" * 3000), version="1")
-    one = sum(path.stat().st_size for path in (root / "m0" / "1").iterdir())
     with (
-        running_server(
-            root, tmp_path / "run", "--memory-budget", str(int(2 * one * 3.5)), "--load", "none"
-        ) as server,
+        running_server(root, tmp_path / "measure", "--load", "none") as server,
+        httpx.Client(base_url=server.url) as client,
+    ):
+        for name in ("m0", "m1"):
+            score(client, name)
+        lines = [line for line in client.get("/metrics").text.splitlines() if "model_memory_bytes{" in line]
+        first, other = (int(line.rpartition(" ")[2]) for line in lines)
+    # The first session takes what all share; each counts as what its load was seen to take.
+    assert 1 << 20 < other <= first < 8 << 20
+    budget = str(first + 5 * other // 2)
+    with (
+        running_server(root, tmp_path / "run", "--memory-budget", budget, "--load", "none") as server,
         httpx.Client(base_url=server.url) as client,
     ):
 
@@ -208,6 +217,19 @@ def test_a_memory_budget_keeps_the_recently_used(tmp_path: Path) -> None:
         for _ in range(3):
             for number in range(6):
                 assert score(client, f"m{number}") == 321.0
+
+
+def test_a_model_that_takes_more_than_there_is_says_how_much(tmp_path: Path) -> None:
+    """Its file of 82 kB would fit; the memory of its batches does not."""
+    write_repository(tmp_path / "models", ["convolutions", "logistic"])
+    with (
+        running_server(tmp_path / "models", tmp_path / "run", "--memory-budget", "8M") as server,
+        httpx.Client(base_url=server.url) as client,
+    ):
+        assert states(client)["logistic/1"][0] == "READY"
+        state, reason = states(client)["convolutions/1"]
+        assert state == "UNAVAILABLE"
+        assert int(re.search(r"it needs (\d+) bytes", reason)[1]) > 8 << 20  # type: ignore[index]
 
 
 def test_many_who_ask_for_one_cold_model_wait_for_one_load(tmp_path: Path) -> None:

@@ -203,6 +203,10 @@ def _litserve(bin_: Path, models: Path, scratch: Path, ports: Ports) -> Launch:
     return Launch(command)
 
 
+def _bare(bin_: Path, models: Path, scratch: Path, ports: Ports) -> Launch:
+    return Launch([str(bin_ / "python"), str(HERE / "bare_server.py"), str(ports.http)])
+
+
 _ONNX = ("onnxruntime==1.23.2", "numpy")
 
 PEERS = {
@@ -210,6 +214,7 @@ PEERS = {
     for peer in (
         Peer("kserve", "KServe SDK 0.21", ("kserve==0.21.0", *_ONNX, "setuptools"), _kserve),
         Peer("mlserver", "MLServer 1.7.1", ("mlserver==1.7.1", "uvloop<0.22", *_ONNX), _mlserver),
+        Peer("bare", "bare uvloop, no model", ("uvloop",), _bare, grpc=False, many_models=False),
         Peer("triton", "Triton, Python backend", ("nvidia-pytriton==0.7.0", *_ONNX), _triton),
         Peer("fastapi", "FastAPI + uvicorn", ("fastapi", "uvicorn[standard]", *_ONNX), _fastapi, grpc=False),
         Peer(
