@@ -189,7 +189,7 @@ async def _start(engine: Engine, stop: asyncio.Event) -> None:
     gc.set_threshold(50_000, 50, 50)
 
 
-def _connections(lines: Lines, http: Server) -> None:
+def _connections(lines: Lines, open_ones: Mapping[str, Collection[object]]) -> None:
     lines.family("slipway_connections", "gauge", "open connections")
     for protocol, found in open_ones.items():
         lines.sample("slipway_connections", {"protocol": protocol}, len(found))
