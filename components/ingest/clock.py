@@ -80,6 +80,9 @@ def by_zone(frame: pl.DataFrame, zone: str, columns: Callable[[str], Mapping[str
 
     polars converts a column to one zone at a time, so the rows go zone by zone; the order of rows changes.
     """
+    names = frame.get_column(zone).unique()
+    if len(names) == 1 and names[0] is not None:
+        return frame.with_columns(**columns(str(names[0])))
     parts: list[pl.DataFrame] = []
     for (name,), rows in frame.group_by(zone, maintain_order=True):
         if name is None:

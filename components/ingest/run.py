@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import tempfile
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,10 +58,14 @@ def ingest(
     inputs["code"] = code_digest("components/ingest")
     if (standing := made_from(store, root, inputs)) is not None:
         return Ingested(standing, {})
+    # pandera costs 2 s to import, which a no-op saves; reading is polars' work, so both go on at once.
+    importing = threading.Thread(target=importlib.import_module, args=("components.ingest.check",))
+    importing.start()
     tables = {name: parse(contents[name], layout, where=str(paths[name])) for name, layout in LAYOUTS.items()}
 
     report("checking")
-    from components.ingest.check import check_tables  # pandera costs 2 s to import, which a no-op saves
+    importing.join()
+    from components.ingest.check import check_tables
 
     checked = check_tables(tables)
     checked.refuse_too_many(max_rejects, where={name: str(path) for name, path in paths.items()})
