@@ -110,6 +110,8 @@ def main() -> None:
         began = time.perf_counter()
         answered = len(ask(fresh))
         seconds.append(time.perf_counter() - began)
+        if seconds[-1] > 20:
+            break  # once is enough
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(json.dumps({"seconds": seconds, "rows": answered, "peak_mib": peak}))
 
