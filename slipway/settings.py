@@ -182,6 +182,18 @@ def load_settings(
         raise _explain(error, sources) from error
 
 
+def as_environment(settings: Settings) -> dict[str, str]:
+    """The variables that give another process these settings, in whatever folder it runs; secrets too."""
+    values = msgspec.to_builtins(settings)
+    flat = {f"{name}_{field}": value for name in _SECTIONS for field, value in values[name].items()}
+    flat |= {"profile": settings.profile, "home": str(Path(settings.home).absolute())}
+    return {
+        PREFIX + name.upper(): str(value).lower() if isinstance(value, bool) else str(value)
+        for name, value in flat.items()
+        if value is not None
+    }
+
+
 def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for variable, text in environ.items():

@@ -211,6 +211,21 @@ def parity(
 
 
 @app.command()
+def env(json: JsonOption = False) -> None:
+    """Print the settings as shell variables, for Feast's own command line: eval "$(slipway features env)".
+
+    They hold the credentials, so that what is started with them needs no other file.
+    """
+    import shlex
+
+    from slipway.settings import as_environment, load_settings
+
+    variables = as_environment(load_settings())
+    lines = [f"export {name}={shlex.quote(value)}" for name, value in sorted(variables.items())]
+    answer(variables, json=json, show=lambda: "\n".join(lines))
+
+
+@app.command()
 def ui(
     port: Annotated[int, typer.Option(help="0: a free one.")] = 0,
 ) -> None:

@@ -31,6 +31,7 @@ from slipway.features.protos import entity_bytes, pack_rows, unpack_values
 from slipway.features.response import ViewRead, plan_view
 from slipway.features.server import Server
 from slipway.features.service import entity_types
+from slipway.settings import load_settings
 
 Row = tuple[EntityKey, Mapping[str, Value], datetime, datetime | None]
 ReadRow = tuple[datetime | None, dict[str, Value] | None]
@@ -38,8 +39,10 @@ ReadRow = tuple[datetime | None, dict[str, Value] | None]
 
 class PackedOnlineStoreConfig(FeastConfigBaseModel):
     type: Literal["slipway.features.online.PackedOnlineStore"] = "slipway.features.online.PackedOnlineStore"
-    url: str = "redis://127.0.0.1:6379/0"
-    """redis:// or rediss://, with user and password in it; TLS options as redis-py takes them in a URL."""
+    url: str | None = None
+    """redis:// or rediss://, with user and password in it; TLS options as redis-py takes them in a URL.
+    None: this and the timeout, the cluster mode and the clock are those of Slipway's settings.
+    """
     timeout: float = 0.25
     """Seconds for one read."""
     write_timeout: float = 30.0
@@ -57,6 +60,7 @@ class PackedOnlineStore(OnlineStore):
         self._servers: dict[tuple[Any, ...], Server] = {}
         self._packings: dict[tuple[Any, ...], Packing] = {}
         self._announced: set[tuple[str, int]] = set()
+        self._of_process: PackedOnlineStoreConfig | None = None
 
     @property
     def async_supported(self) -> SupportedAsyncMethods:
@@ -311,14 +315,26 @@ class PackedOnlineStore(OnlineStore):
         settings = config.online_store
         if not isinstance(settings, PackedOnlineStoreConfig):
             raise FeatureError(f"the online store is configured as {type(settings).__name__}")
-        return settings
+        if settings.url is not None:
+            return settings
+        if self._of_process is None:
+            ours = load_settings()
+            self._of_process = settings.model_copy(
+                update={
+                    "url": ours.online.url,
+                    "timeout": ours.online.timeout,
+                    "cluster": ours.online.cluster,
+                    "clock": ours.features.clock,
+                }
+            )
+        return self._of_process
 
     def _server(self, config: RepoConfig) -> Server:
         settings = self._settings(config)
         key = (settings.url, settings.timeout, settings.write_timeout, settings.cluster)
         if key not in self._servers:
             self._servers[key] = Server(
-                settings.url,
+                settings.url or "",
                 timeout=settings.timeout,
                 write_timeout=settings.write_timeout,
                 cluster=settings.cluster,

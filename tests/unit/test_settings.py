@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from slipway.errors import SettingsError
-from slipway.settings import CONNECTION_FILE, Settings, load_settings
+from slipway.settings import CONNECTION_FILE, Settings, as_environment, load_settings
 
 
 def write_platform(home: Path) -> None:
@@ -124,3 +124,16 @@ def test_secrets_stay_out_of_the_printed_form(tmp_path: Path) -> None:
 
 def test_uri_joins_without_doubled_slashes() -> None:
     assert Settings().uri("models/", "/delay", "v1") == "s3://slipway/models/delay/v1"
+
+
+def test_settings_as_variables_are_the_same_settings_elsewhere(tmp_path: Path) -> None:
+    write_platform(tmp_path / ".slipway")
+    given = {
+        "SLIPWAY_ONLINE_CLUSTER": "true",
+        "SLIPWAY_ONLINE_TIMEOUT": "0.5",
+        "SLIPWAY_S3_SECRET_KEY": "a' $c",
+    }
+    settings = load_settings(given, directory=tmp_path)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    assert load_settings(as_environment(settings), directory=elsewhere) == settings
