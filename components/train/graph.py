@@ -67,6 +67,10 @@ def export(native: Native) -> Any:
     del graph.output[:]
     graph.output.append(helper.make_tensor_value_info(PROBABILITY.name, TensorProto.FLOAT, ["rows", 1]))
     model.doc_string = graph.doc_string = ""
+    # skl2onnx lists them in the order of a set of texts, which is another in each process.
+    domains = sorted(model.opset_import, key=lambda item: item.domain)
+    del model.opset_import[:]
+    model.opset_import.extend(domains)
     _drop_unused(graph)
     checker.check_model(model)
     return model
