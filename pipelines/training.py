@@ -129,6 +129,20 @@ def evaluate(
         )
 
 
+@dsl.pipeline(name="slipway-search", description="Try configurations in parallel; the best one.")
+def search(project: str, snapshot: str, configs: list) -> str:
+    """Part of sweep; a pipeline of its own because kfp's local runner hands the loop's item to every input of
+    a loop that is another task's output, where here the snapshot is an input of the whole."""
+    with dsl.ParallelFor(configs, parallelism=4) as config:
+        tried = _on_cluster(
+            steps.trial(project=project, snapshot=snapshot, config=config), cpu="4", memory="8Gi", cache=True
+        )
+    chosen = _on_cluster(
+        steps.choose(trials=dsl.Collected(tried.output)), cpu="100m", memory="1Gi", retries=0
+    )
+    return chosen.output
+
+
 @dsl.pipeline(
     name="slipway-sweep",
     description="Try configurations in parallel on the validation rows, then train, prove and ship the best.",
@@ -158,16 +172,7 @@ def sweep(
     """
     with dsl.ExitHandler(_finish()):
         taken = _snapshot(project, start, end)
-        with dsl.ParallelFor(configs, parallelism=4) as config:
-            tried = _on_cluster(
-                steps.trial(project=project, snapshot=taken.outputs["Output"], config=config),
-                cpu="4",
-                memory="8Gi",
-                cache=True,
-            )
-        chosen = _on_cluster(
-            steps.choose(trials=dsl.Collected(tried.output)), cpu="100m", memory="1Gi", retries=0
-        )
+        chosen = search(project=project, snapshot=taken.outputs["Output"], configs=configs)
         _proved(project, taken, chosen.output, online, why)
 
 
