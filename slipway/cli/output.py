@@ -125,6 +125,8 @@ class Bar:
 
     def __init__(self, progress: Progress | None = None, task: TaskID | None = None) -> None:
         self._progress, self._task = progress, task
+        # Whoever works meanwhile may let something else stand in for stderr, as kfp's log does.
+        self._stream = sys.stderr
 
     def advance(self, step: float = 1) -> None:
         if self._progress is not None and self._task is not None:
@@ -135,6 +137,13 @@ class Bar:
     ) -> None:
         if self._progress is not None and self._task is not None:
             self._progress.update(self._task, description=label, total=total, completed=done)
+
+    def say(self, line: str) -> None:
+        """A line that stays; above the bar where one is drawn."""
+        if self._progress is not None:
+            self._progress.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        else:
+            print(line, file=self._stream, flush=True)
 
 
 @contextmanager

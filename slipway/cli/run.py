@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from slipway.cli.output import JsonOption, answer, progress
+from slipway.cli.output import Bar, JsonOption, answer, progress
 from slipway.cli.verbs import new_app
 from slipway.errors import SettingsError
 
@@ -137,25 +136,19 @@ def _run(name: str, arguments: dict[str, Any], on: str, json: bool) -> None:
     from slipway.local import Platform
 
     Platform.of(settings).require()
-    teller = Teller(quiet=json)
     with progress(f"Running {name}") as bar:
-        teller.bar = bar
-        result = run_local(name, arguments, settings, tell=teller)
+        result = run_local(name, arguments, settings, tell=Teller(bar, quiet=json))
     answer(result, json=json, show=lambda: f"done; artifacts and log in {result.folder}")
 
 
 class Teller:
     """One line for each step as it ends; the running one in the progress bar."""
 
-    def __init__(self, *, quiet: bool) -> None:
-        self.bar: Any = None
-        self._quiet = quiet
-        # While kfp runs, its log stands in for stderr: keep the terminal's.
-        self._stream = sys.stderr
+    def __init__(self, bar: Bar, *, quiet: bool) -> None:
+        self._bar, self._quiet = bar, quiet
 
     def __call__(self, event: Event) -> None:
         if event.state == "started":
-            if self.bar is not None:
-                self.bar.update(label=f"{event.step} …")
+            self._bar.update(label=f"{event.step} …")
         elif not self._quiet and event.state == "done" and event.step != "finish":
-            print(f"  {event.step:<10} {event.told}  ({event.seconds:.1f} s)", file=self._stream, flush=True)
+            self._bar.say(f"  {event.step:<10} {event.told}  ({event.seconds:.1f} s)")
