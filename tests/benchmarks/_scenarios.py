@@ -14,6 +14,7 @@ from serving.client.grpc_messages import infer_message
 from tests.benchmarks._load import Load, http_request, run_http
 from tests.benchmarks._load_grpc import run_grpc
 from tests.conformance.target import binary_tensor, json_tensor
+from tests.support.messages import message
 from tests.support.models import zoo
 from tests.support.peers import Peer, Ports
 
@@ -86,9 +87,29 @@ def _binary(name: str, title: str, model: str, connections: int) -> Scenario:
     return Scenario(name, title, (model,), start, lambda peer: peer.name in ("slipway", "kserve", "triton"))
 
 
-def _grpc(name: str, title: str, model: str, connections: int, streams: int) -> Scenario:
+def _typed(model: str, inputs: dict[str, np.ndarray]) -> bytes:
+    """Contents in fields of their type, as clients without raw contents send them."""
+    request = message("ModelInferRequest")(model_name=model)
+    for name, value in inputs.items():
+        tensor = request.inputs.add(name=name, datatype="FP32", shape=value.shape)
+        tensor.contents.fp32_contents.extend(value.ravel().tolist())
+    return bytes(request.SerializeToString())
+
+
+def _raw(model: str, inputs: dict[str, np.ndarray]) -> bytes:
+    return infer_message(model, inputs, None, None, None, None, None)
+
+
+def _grpc(
+    name: str,
+    title: str,
+    model: str,
+    connections: int,
+    streams: int,
+    encode: Callable[[str, dict[str, np.ndarray]], bytes] = _raw,
+) -> Scenario:
     def start(peer: Peer, ports: Ports, seconds: float) -> Load:
-        messages = [infer_message(model, i, None, None, None, None, None) for i in _inputs(model, 1)]
+        messages = [encode(model, inputs) for inputs in _inputs(model, 1)]
         return run_grpc(ports.grpc, _METHOD, messages, connections, streams, seconds)
 
     return Scenario(name, title, (model,), start, lambda peer: peer.grpc)
@@ -103,6 +124,8 @@ SCENARIOS = {
         _binary("binary-16", "GB-30, 1 row, binary, 16 connections", "boosted30", 16),
         _json("rows-32", "GB-30, 32 rows, JSON, 16 connections", "boosted30", 16, rows=32),
         _grpc("grpc-4x4", "GB-30, 1 row, gRPC, 4 connections x 4 streams", "boosted30", 4, 4),
+        _grpc("grpc-typed", "GB-30, 1 row, gRPC, typed contents, 4 x 4", "boosted30", 4, 4, _typed),
+        _grpc("grpc-1x1", "GB-30, 1 row, gRPC, 1 connection x 1 stream", "boosted30", 1, 1),
         _json("mlp", "MLP of 1.5 ms, 1 row, JSON, 16 connections", "perceptron", 16),
         _json("cnn", "CNN 28x28, 1 row, JSON, 16 connections", "convolutions", 16),
         _json("models-50", "50 x GB-30 in turn, JSON, 16 connections", "boosted30", 16, copies=50),

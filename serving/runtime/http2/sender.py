@@ -340,7 +340,7 @@ def respond_all(
             room = frames is not None and frames.changes == sender._encoder.changes and not sender._paused
             if room and frames is not None:
                 _, layout, first, block, second, third, end = frames
-                pack = layout.pack
+                pack, whole = layout.pack, layout.size
         stream = streams.pop(stream_id, None)
         if stream is None:
             continue
@@ -350,7 +350,14 @@ def respond_all(
             sender = None
             continue
         sender._window -= size
-        sender._write(pack(first, stream_id, block, extra, second, stream_id, body, third, stream_id, end))
+        # The inside of _write, once for each answer.
+        sender._out.append(
+            pack(first, stream_id, block, extra, second, stream_id, body, third, stream_id, end)
+        )
+        sender._out_size += whole
+        if not sender._flushing:
+            sender._flushing = True
+            sender._loop.call_soon(sender._flush)
         sender.answered += 1
         stream.closed = True
         if not stream.remote_closed:

@@ -1,8 +1,10 @@
-"""The examples of docs/client.md, as they stand there."""
+"""The examples of docs/client.md and docs/grpc.md, as they stand there."""
 
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -32,3 +34,13 @@ def test_the_example_works(
         compile(example, str(_PAGE), "exec"), {"url": zoo_server.url, "grpc_address": zoo_server.grpc_address}
     )
     assert re.fullmatch(wanted, capsys.readouterr().out)
+
+
+def test_the_example_of_the_grpc_page_works(zoo_server: Running) -> None:
+    """In a process of its own: its generated messages clash with those of other clients."""
+    (example,) = re.findall(r"```python\n(.*?)```", (_PAGE.parent / "grpc.md").read_text(), re.DOTALL)
+    script = f"grpc_address = {zoo_server.grpc_address!r}\n{example}"
+    found = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (found.stdout, found.returncode) == ("(1, 3)\n", 0), found.stderr
