@@ -11,7 +11,7 @@ from urllib.parse import quote
 import msgspec
 
 from serving.client.answer import Answer
-from serving.client.tensors import TensorLike, as_array, datatype_of, from_bytes, from_values, to_bytes
+from serving.client.tensors import TensorLike, encode, from_bytes, from_values
 from slipway.errors import (
     DeadlineExceeded,
     InvalidRequest,
@@ -40,6 +40,11 @@ class ModelMetadata(msgspec.Struct, frozen=True):
     outputs: tuple[TensorMetadata, ...] = ()
     platform: str = ""
     versions: tuple[str, ...] = ()
+
+    @property
+    def known(self) -> dict[str, tuple[str, int]]:
+        """Datatype and number of axes of each input."""
+        return {tensor.name: (tensor.datatype, len(tensor.shape)) for tensor in self.inputs}
 
 
 class ModelState(msgspec.Struct, frozen=True):
@@ -93,34 +98,22 @@ def path_of(model: str, version: str | None = None) -> str:
 def infer(
     model: str,
     inputs: Mapping[str, TensorLike],
-    *,
-    version: str | None,
-    outputs: Sequence[str] | None,
-    id: str | None,
-    parameters: Mapping[str, Any] | None,
-    metadata: ModelMetadata | None,
+    version: str | None = None,
+    outputs: Sequence[str] | None = None,
+    id: str | None = None,
+    parameters: Mapping[str, Any] | None = None,
+    metadata: ModelMetadata | None = None,
 ) -> Call[Answer]:
-    known = {tensor.name: tensor for tensor in metadata.inputs} if metadata else {}
-    tensors, blocks = [], []
-    for name, value in inputs.items():
-        described = known.get(name)
-        array = as_array(
-            name,
-            value,
-            described.datatype if described else None,
-            len(described.shape) if described else None,
-        )
-        datatype = datatype_of(name, array)
-        block = to_bytes(name, array, datatype)
-        blocks.append(block)
-        tensors.append(
-            {
-                "name": name,
-                "shape": array.shape,
-                "datatype": datatype,
-                "parameters": {"binary_data_size": len(block)},
-            }
-        )
+    encoded = encode(inputs, metadata.known if metadata else {})
+    tensors = [
+        {
+            "name": tensor.name,
+            "shape": tensor.shape,
+            "datatype": tensor.datatype,
+            "parameters": {"binary_data_size": len(tensor.block)},
+        }
+        for tensor in encoded
+    ]
     head: dict[str, Any] = {
         "inputs": tensors,
         "parameters": {**(parameters or {}), "binary_data_output": True},
@@ -135,7 +128,7 @@ def infer(
         "inference-header-content-length": str(len(text)),
     }
     path = f"{path_of(model, version)}/infer"
-    return Call("POST", path, read_answer, text + b"".join(blocks), headers)
+    return Call("POST", path, read_answer, text + b"".join([tensor.block for tensor in encoded]), headers)
 
 
 def read_answer(reply: Reply) -> Answer:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
@@ -11,7 +12,9 @@ from serving.client import protobuf
 from serving.client.answer import Answer
 from serving.client.calls import UNREADABLE, ModelMetadata, ModelState, TensorMetadata, unreadable
 from serving.client.protobuf import fields
-from serving.client.tensors import DTYPES, Array, TensorLike, as_array, datatype_of, from_bytes, to_bytes
+from serving.client.tensors import DTYPES, Array, TensorLike, encode, from_bytes
+
+T = TypeVar("T")
 
 _CONTENTS = {2: "INT32", 3: "INT64", 4: "UINT32", 5: "UINT64", 6: "FP32", 7: "FP64"}
 """Typed contents that some servers answer with: field number → how the values are packed."""
@@ -19,6 +22,56 @@ _CONTENTS = {2: "INT32", 3: "INT64", 4: "UINT32", 5: "UINT64", 6: "FP32", 7: "FP
 
 def named(model: str | None, version: str | None) -> bytes:
     return protobuf.text(1, model) + protobuf.text(2, version)
+
+
+@dataclass(frozen=True)
+class Call(Generic[T]):
+    method: str
+    read: Callable[[bytes], T]
+    message: bytes = b""
+    retries: bool = True
+    if_unknown: T | None = None
+    """What it is called when there is no such model; None: an error."""
+
+
+def infer(
+    model: str,
+    inputs: Mapping[str, TensorLike],
+    version: str | None = None,
+    outputs: Sequence[str] | None = None,
+    id: str | None = None,
+    parameters: Mapping[str, Any] | None = None,
+    metadata: ModelMetadata | None = None,
+) -> Call[Answer]:
+    message = infer_message(model, inputs, version, outputs, id, parameters, metadata)
+    return Call("ModelInfer", read_answer, message)
+
+
+def metadata(model: str, version: str | None) -> Call[ModelMetadata]:
+    return Call("ModelMetadata", read_metadata, named(model, version))
+
+
+def server() -> Call[dict[str, Any]]:
+    return Call("ServerMetadata", read_server)
+
+
+def live() -> Call[bool]:
+    return Call("ServerLive", is_true, retries=False)
+
+
+def ready(model: str | None, version: str | None) -> Call[bool]:
+    if model is None:
+        return Call("ServerReady", is_true, retries=False)
+    return Call("ModelReady", is_true, named(model, version), retries=False, if_unknown=False)
+
+
+def index(only_ready: bool) -> Call[list[ModelState]]:
+    return Call("RepositoryIndex", read_index, protobuf.flag(2, only_ready))
+
+
+def change(model: str, verb: str) -> Call[None]:
+    """Load or unload."""
+    return Call(f"RepositoryModel{verb.capitalize()}", lambda _: None, protobuf.text(2, model))
 
 
 def infer_message(
@@ -30,19 +83,15 @@ def infer_message(
     parameters: Mapping[str, Any] | None,
     metadata: ModelMetadata | None,
 ) -> bytes:
-    known = {tensor.name: tensor for tensor in metadata.inputs} if metadata else {}
     parts = [protobuf.text(1, model), protobuf.text(2, version), protobuf.text(3, id)]
     parts.append(protobuf.parameters(4, parameters or {}))
-    blocks = []
-    for name, value in inputs.items():
-        told = known.get(name)
-        array = as_array(name, value, told.datatype if told else None, len(told.shape) if told else None)
-        datatype = datatype_of(name, array)
-        tensor = protobuf.text(1, name) + protobuf.text(2, datatype) + protobuf.shape(3, array.shape)
-        parts.append(protobuf.field(5, tensor))
-        blocks.append(protobuf.field(7, to_bytes(name, array, datatype)))
+    encoded = encode(inputs, metadata.known if metadata else {})
+    for tensor in encoded:
+        described = protobuf.text(1, tensor.name) + protobuf.text(2, tensor.datatype)
+        parts.append(protobuf.field(5, described + protobuf.shape(3, tensor.shape)))
     parts += [protobuf.field(6, protobuf.text(1, name)) for name in outputs or ()]
-    return b"".join(parts + blocks)
+    parts += [protobuf.field(7, tensor.block) for tensor in encoded]
+    return b"".join(parts)
 
 
 def read_answer(message: bytes) -> Answer:
@@ -122,6 +171,16 @@ def read_index(message: bytes) -> list[ModelState]:
         said = {number: str(content, "utf-8") for number, content in fields(item)}
         found.append(ModelState(said.get(1, ""), said.get(3, ""), said.get(2, ""), said.get(4, "")))
     return found
+
+
+def read_server(message: bytes) -> dict[str, Any]:
+    said: dict[str, Any] = {"name": "", "version": "", "extensions": []}
+    for number, item in fields(message):
+        if number == 3:
+            said["extensions"].append(str(item, "utf-8"))
+        elif number in (1, 2):
+            said["name" if number == 1 else "version"] = str(item, "utf-8")
+    return said
 
 
 def is_true(message: bytes) -> bool:

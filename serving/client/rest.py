@@ -8,18 +8,14 @@ import http.client
 import ssl
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from types import TracebackType
+from collections.abc import Mapping
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-import numpy as np
-
 from serving.client import calls
-from serving.client.answer import Answer
-from serving.client.calls import Call, ModelMetadata, ModelState, Reply
+from serving.client.calls import Call, Reply
 from serving.client.retry import AGAIN, Attempts, Retry
-from serving.client.tensors import TensorLike
+from serving.client.verbs import Awaited, Base, Waiting
 from serving.client.wire import Stream
 from slipway.errors import InvalidRequest, ServerUnreachable
 
@@ -28,7 +24,9 @@ _IDLE = 16
 """Connections kept for the next call; more callers than that at once open their own."""
 
 
-class _Base:
+class _Address(Base):
+    _calls = calls
+
     def __init__(
         self,
         url: str = "http://127.0.0.1:8080",
@@ -40,6 +38,7 @@ class _Base:
         tls: ssl.SSLContext | None = None,
     ) -> None:
         """`timeout` is for a whole call, with its retries; each call may give its own."""
+        super().__init__(timeout, retry, token, headers)
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise InvalidRequest(
@@ -51,12 +50,6 @@ class _Base:
         self._port = parts.port or (443 if self._tls else 80)
         self._authority = parts.netloc.rpartition("@")[2]
         self._prefix = parts.path.rstrip("/")
-        self._timeout = timeout
-        self._retry = retry or Retry()
-        self._headers = dict(headers or {})
-        if token:
-            self._headers["authorization"] = f"Bearer {token}"
-        self._metadata: dict[tuple[str, str | None], ModelMetadata] = {}
 
     def _unreachable(self, error: Exception) -> ServerUnreachable:
         return ServerUnreachable(
@@ -66,11 +59,7 @@ class _Base:
         )
 
 
-def _needs_metadata(inputs: Mapping[str, TensorLike]) -> bool:
-    return not all(isinstance(value, np.ndarray) for value in inputs.values())
-
-
-class Client(_Base):
+class Client(_Address, Waiting):
     """Safe to share between threads.
 
     with Client("http://127.0.0.1:8080") as client:
@@ -83,81 +72,11 @@ class Client(_Base):
         self._idle: list[http.client.HTTPConnection] = []
         self._lock = threading.Lock()
 
-    def __enter__(self) -> Client:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
     def close(self) -> None:
         with self._lock:
             idle, self._idle = self._idle, []
         for connection in idle:
             connection.close()
-
-    def infer(
-        self,
-        model: str,
-        inputs: Mapping[str, TensorLike],
-        *,
-        version: str | None = None,
-        outputs: Sequence[str] | None = None,
-        id: str | None = None,
-        parameters: Mapping[str, Any] | None = None,
-        timeout: float | None = None,
-    ) -> Answer:
-        """Arrays are sent as they are; lists become what the model's metadata says.
-
-        For a model with a feature service, `inputs` may hold the entity columns and the request's own fields
-        in place of tensors: the server joins the features.
-        """
-        described = self.metadata(model, version, timeout=timeout) if _needs_metadata(inputs) else None
-        call = calls.infer(
-            model,
-            inputs,
-            version=version,
-            outputs=outputs,
-            id=id,
-            parameters=parameters,
-            metadata=described,
-        )
-        try:
-            return self._do(call, timeout)
-        except InvalidRequest:
-            # The model may have been replaced by one that eats other types.
-            self._metadata.pop((model, version), None)
-            raise
-
-    def metadata(
-        self, model: str, version: str | None = None, *, timeout: float | None = None
-    ) -> ModelMetadata:
-        """What the model eats and answers; asked once."""
-        key = (model, version)
-        if key not in self._metadata:
-            self._metadata[key] = self._do(calls.metadata(model, version), timeout)
-        return self._metadata[key]
-
-    def server(self, *, timeout: float | None = None) -> dict[str, Any]:
-        return self._do(calls.server(), timeout)
-
-    def live(self, *, timeout: float | None = None) -> bool:
-        return self._do(calls.live(), timeout)
-
-    def ready(
-        self, model: str | None = None, version: str | None = None, *, timeout: float | None = None
-    ) -> bool:
-        return self._do(calls.ready(model, version), timeout)
-
-    def models(self, *, only_ready: bool = False, timeout: float | None = None) -> list[ModelState]:
-        return self._do(calls.index(only_ready), timeout)
-
-    def load(self, model: str, *, timeout: float | None = None) -> None:
-        self._do(calls.change(model, "load"), timeout)
-
-    def unload(self, model: str, *, timeout: float | None = None) -> None:
-        self._do(calls.change(model, "unload"), timeout)
 
     def _do(self, call: Call[T], timeout: float | None) -> T:
         attempts = Attempts(self._retry, self._timeout if timeout is None else timeout)
@@ -233,7 +152,7 @@ def _read(
     return b"".join(parts)
 
 
-class AsyncClient(_Base):
+class AsyncClient(_Address, Awaited):
     """The same calls, awaited; for one event loop.
 
     async with AsyncClient("http://127.0.0.1:8080") as client:
@@ -244,74 +163,10 @@ class AsyncClient(_Base):
         super().__init__(*arguments, **options)
         self._idle: list[Stream] = []
 
-    async def __aenter__(self) -> AsyncClient:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.close()
-
     async def close(self) -> None:
         while self._idle:
             self._idle.pop().close()
         await asyncio.sleep(0)
-
-    async def infer(
-        self,
-        model: str,
-        inputs: Mapping[str, TensorLike],
-        *,
-        version: str | None = None,
-        outputs: Sequence[str] | None = None,
-        id: str | None = None,
-        parameters: Mapping[str, Any] | None = None,
-        timeout: float | None = None,
-    ) -> Answer:
-        """As Client.infer."""
-        described = await self.metadata(model, version, timeout=timeout) if _needs_metadata(inputs) else None
-        call = calls.infer(
-            model,
-            inputs,
-            version=version,
-            outputs=outputs,
-            id=id,
-            parameters=parameters,
-            metadata=described,
-        )
-        try:
-            return await self._do(call, timeout)
-        except InvalidRequest:
-            self._metadata.pop((model, version), None)
-            raise
-
-    async def metadata(
-        self, model: str, version: str | None = None, *, timeout: float | None = None
-    ) -> ModelMetadata:
-        key = (model, version)
-        if key not in self._metadata:
-            self._metadata[key] = await self._do(calls.metadata(model, version), timeout)
-        return self._metadata[key]
-
-    async def server(self, *, timeout: float | None = None) -> dict[str, Any]:
-        return await self._do(calls.server(), timeout)
-
-    async def live(self, *, timeout: float | None = None) -> bool:
-        return await self._do(calls.live(), timeout)
-
-    async def ready(
-        self, model: str | None = None, version: str | None = None, *, timeout: float | None = None
-    ) -> bool:
-        return await self._do(calls.ready(model, version), timeout)
-
-    async def models(self, *, only_ready: bool = False, timeout: float | None = None) -> list[ModelState]:
-        return await self._do(calls.index(only_ready), timeout)
-
-    async def load(self, model: str, *, timeout: float | None = None) -> None:
-        await self._do(calls.change(model, "load"), timeout)
-
-    async def unload(self, model: str, *, timeout: float | None = None) -> None:
-        await self._do(calls.change(model, "unload"), timeout)
 
     async def _do(self, call: Call[T], timeout: float | None) -> T:
         attempts = Attempts(self._retry, self._timeout if timeout is None else timeout)

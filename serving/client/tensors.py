@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -60,6 +60,25 @@ def as_array(name: str, value: TensorLike, datatype: str | None = None, rank: in
     if rank == 2 and array.ndim == 1:
         array = array.reshape(-1, 1)
     return array
+
+
+class Encoded(NamedTuple):
+    """An input as both protocols send it: described, and its bytes apart."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    block: bytes
+
+
+def encode(inputs: Mapping[str, TensorLike], known: Mapping[str, tuple[str, int]]) -> list[Encoded]:
+    """`known`: datatype and number of axes of the model's inputs, where lists need them."""
+    encoded = []
+    for name, value in inputs.items():
+        array = as_array(name, value, *known.get(name, (None, None)))
+        datatype = datatype_of(name, array)
+        encoded.append(Encoded(name, datatype, array.shape, to_bytes(name, array, datatype)))
+    return encoded
 
 
 def to_bytes(name: str, array: Array, datatype: str) -> bytes:
