@@ -1,12 +1,11 @@
 """One JSON line a request on standard error, for those who ask for it.
 
-The loop only appends to a list; a thread makes lines of it five times a second and writes them. When nobody
+The loop only appends to a list; a thread makes lines of it five times a second. When nobody
 reads standard error, lines are dropped and counted, and requests go on.
 """
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from time import perf_counter
@@ -14,6 +13,7 @@ from time import perf_counter
 import msgspec
 
 from serving.runtime.http1 import Exchange
+from serving.runtime.logs import Writer
 from serving.runtime.metrics import Lines
 
 FLUSH_SECONDS = 0.2
@@ -48,9 +48,9 @@ class Access(msgspec.Struct):
 
 
 class AccessLog:
-    def __init__(self, descriptor: int = 2) -> None:
+    def __init__(self, writer: Writer) -> None:
         self.dropped = 0
-        self._descriptor = descriptor
+        self._writer = writer
         self._pending: list[Access] = []
         # Lines carry wall time, measurements are taken on the monotonic clock.
         self._offset = time.time() - perf_counter()
@@ -85,9 +85,9 @@ class AccessLog:
         lines.sample("slipway_access_log_dropped_total", {}, self.dropped)
 
     def close(self, seconds: float) -> None:
-        """Write what is left, as far as somebody reads it."""
+        """Hand over what is left."""
         self._stop.set()
-        self._thread.join(min(seconds, 1.0))
+        self._thread.join(seconds)
 
     def _run(self) -> None:
         while not self._stop.wait(FLUSH_SECONDS):
@@ -95,18 +95,11 @@ class AccessLog:
         self._flush()
 
     def _flush(self) -> None:
-        if not self._pending:
-            return
         taken, self._pending = self._pending, []
-        rest = memoryview(_encode([self._line(access) for access in taken]))
-        while rest:
-            try:
-                rest = rest[os.write(self._descriptor, rest) :]
-            except BlockingIOError:
-                time.sleep(0.01)
-            except OSError:
-                self.dropped += len(taken)
-                return
+        if self._writer.full:
+            self.dropped += len(taken)
+        elif taken:
+            self._writer.write(_encode([self._line(access) for access in taken]))
 
     def _line(self, access: Access) -> Line:
         wall = access.answered + self._offset

@@ -9,6 +9,7 @@ with the parameter `return_features` says of every column what went into the gra
 from __future__ import annotations
 
 import asyncio
+from functools import cache
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -158,24 +159,34 @@ def _tensor(name: str, datatype: str, answer: Answer) -> Tensor:
     return Tensor(name, datatype, array.shape, np.ascontiguousarray(array, kind.numpy).tobytes())
 
 
-def _freshness(lookup: FeatureLookup, answer: Answer, model: Model, took: float) -> dict[str, Any]:
-    """What the answer says about its features, as protocol parameters (plain values only)."""
+@cache
+def _statuses() -> tuple[str, ...]:
+    """Names by the numbers in `Answer.status`."""
     from slipway.features.lookup import Status
 
+    return tuple(Status(number).name.lower() for number in range(len(Status)))
+
+
+def _freshness(lookup: FeatureLookup, answer: Answer, model: Model, took: float) -> dict[str, Any]:
+    """What the answer says about its features, as protocol parameters (plain values only)."""
     statistics = model.extras["statistics"]
     statistics.feature_seconds.append(took)
     told: dict[str, Any] = {}
+    # np.unique and the enumeration's look-up by value took 100 us of a request of 600.
+    statuses = _statuses()
+    counts = np.bincount(answer.status.ravel(), minlength=len(statuses)).tolist()
     defaults = 0
-    for status, count in zip(*np.unique(answer.status, return_counts=True), strict=True):
-        statistics.feature_status[Status(status).name.lower()] += int(count)
-        if status != Status.PRESENT:
-            defaults += int(count)
+    for name, count in zip(statuses, counts, strict=True):
+        if count:
+            statistics.feature_status[name] += count
+            if name != "present":
+                defaults += count
     if lookup.views:
         told["feature_defaults"] = defaults
-        if (answer.status == Status.UNAVAILABLE).any():
+        if counts[statuses.index("unavailable")]:
             told["feature_store"] = "unavailable"
             statistics.store_failures += 1
-        oldest = np.fmax.reduce(answer.age, axis=0)
+        oldest = answer.age[0] if len(answer.age) == 1 else np.fmax.reduce(answer.age, axis=0)
         for view, age in zip(lookup.views, oldest.tolist(), strict=True):
             if age == age:
                 told[f"feature_age.{view}"] = round(age, 3)

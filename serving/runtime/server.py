@@ -57,7 +57,7 @@ def bind(host: str, port: int, *, shared: bool) -> socket.socket:
     return server
 
 
-async def serve(config: Config, siblings: Siblings | None = None) -> None:
+async def serve(config: Config, writer: logs.Writer, siblings: Siblings | None = None) -> None:
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -65,7 +65,7 @@ async def serve(config: Config, siblings: Siblings | None = None) -> None:
     policy = load_policy(config)
     engine = Engine(config, open_storage(config.model_dir), loop)
     enders = _observe(engine, config)
-    http = _rest(engine, config, policy, enders)
+    http = _rest(engine, config, policy, writer, enders)
     grpc = _grpc(engine, policy) if config.grpc_port >= 0 else None
     connections: dict[str, Collection[object]] = {"rest": http.connections}
     if grpc is not None:
@@ -154,12 +154,14 @@ def _observe(engine: Engine, config: Config) -> list[Ender]:
     return enders
 
 
-def _rest(engine: Engine, config: Config, policy: Policy | None, enders: list[Ender]) -> Server:
+def _rest(
+    engine: Engine, config: Config, policy: Policy | None, writer: logs.Writer, enders: list[Ender]
+) -> Server:
     cors = Cors(config.cors_origin) if config.cors_origin else None
     routes = Routes(engine, policy, cors=cors, bulk=not config.access_log)
     http = Server(config, engine.loop, routes.route, routes.refuse, routes.expire)
     if config.access_log:
-        access_log = AccessLog()
+        access_log = AccessLog(writer)
         http.log = access_log.answered
         engine.metrics.extra.append(access_log.expose)
         enders.append(access_log.close)
@@ -196,5 +198,8 @@ def _connections(lines: Lines, open_ones: Mapping[str, Collection[object]]) -> N
 
 
 def run(config: Config, siblings: Siblings | None = None) -> None:
-    logs.configure(config.log_level)
-    uvloop.run(serve(config, siblings))
+    writer = logs.configure(config.log_level)
+    try:
+        uvloop.run(serve(config, writer, siblings))
+    finally:
+        writer.close()

@@ -72,9 +72,12 @@ def running_server(
     *options: str,
     environment: dict[str, str] | None = None,
     wait: bool = True,
+    log_unread: bool = False,
 ) -> Iterator[Running]:
-    """Our server over a folder of models; stopped at the end. `wait` for readiness asks plain HTTP."""
+    """Our server over a folder of models; stopped at the end.
 
+    `wait` for readiness asks plain HTTP; `log_unread` gives it a pipe for its log, which nobody reads.
+    """
     scratch.mkdir(parents=True, exist_ok=True)
     ports = Ports(*free_ports(3))
     launch = _launch(Path(sys.executable).parent, models, scratch, ports)
@@ -84,7 +87,7 @@ def running_server(
             [*launch.command, *options],
             env={**os.environ, **launch.environment, **(environment or {})},
             cwd=scratch,
-            stdout=out,
+            stdout=subprocess.PIPE if log_unread else out,
             stderr=subprocess.STDOUT,
         )
     try:

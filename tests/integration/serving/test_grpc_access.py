@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import json
 import time
 from collections.abc import Iterator
@@ -12,12 +11,9 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from tests.support.certificates import issue, pem
 from tests.support.grpc_calls import code_of, infer_request, unary
 from tests.support.messages import SERVICE, message
 from tests.support.models import write_repository
@@ -158,39 +154,12 @@ def test_a_stream_is_asked_about_at_every_message(guarded: Guarded, channel: grp
     assert [entry[1] for entry in guarded.asked()[:4]] == ["logistic"] * 3 + ["two_and_two"]
 
 
-def _certificate(
-    name: str, issuer: tuple[x509.Certificate, Any] | None = None
-) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-    now = datetime.datetime.now(datetime.UTC)
-    builder = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(issuer[0].subject if issuer else subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(hours=1))
-        .not_valid_after(now + datetime.timedelta(hours=1))
-        .add_extension(x509.BasicConstraints(ca=issuer is None, path_length=None), critical=True)
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
-    )
-    return builder.sign(issuer[1] if issuer else key, hashes.SHA256()), key
-
-
-def _pem(pair: tuple[x509.Certificate, ec.EllipticCurvePrivateKey]) -> tuple[bytes, bytes]:
-    certificate, key = pair
-    return certificate.public_bytes(serialization.Encoding.PEM), key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-
-
 def test_by_certificate(tmp_path: Path) -> None:
-    authority = _certificate("authority")
-    chain, key = _pem(_certificate("localhost", authority))
+    authority = issue("authority")
+    chain, key = pem(issue("localhost", authority))
     (tmp_path / "server.pem").write_bytes(chain)
     (tmp_path / "server.key").write_bytes(key)
-    root = _pem(authority)[0]
+    root = pem(authority)[0]
     (tmp_path / "ca.pem").write_bytes(root)
     options = [
         "--tls-certificate", str(tmp_path / "server.pem"), "--tls-key", str(tmp_path / "server.key"),
@@ -200,7 +169,7 @@ def test_by_certificate(tmp_path: Path) -> None:
     with _guarded(tmp_path, *options, wait=False) as server:
         codes = {}
         for name in ("alice", "mallory"):
-            certificate, key = _pem(_certificate(name, authority))
+            certificate, key = pem(issue(name, authority))
             credentials = grpc.ssl_channel_credentials(root, key, certificate)
             with grpc.secure_channel(f"localhost:{server.grpc}", credentials) as channel:
                 grpc.channel_ready_future(channel).result(timeout=20)
@@ -214,8 +183,8 @@ def test_by_certificate(tmp_path: Path) -> None:
                     code_of(channel, "RepositoryModelLoad", load),
                 )
         assert codes == {"alice": (False, OK), "mallory": (True, REFUSED)}
-        stranger = _certificate("stranger")
-        certificate, key = _pem(stranger)
+        stranger = issue("stranger")
+        certificate, key = pem(stranger)
         credentials = grpc.ssl_channel_credentials(root, key, certificate)
         with grpc.secure_channel(f"localhost:{server.grpc}", credentials) as channel:
             live = message("ServerLiveRequest")()

@@ -10,6 +10,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -277,6 +278,56 @@ def test_sigterm_answers_everything_that_was_asked(tmp_path: Path) -> None:
         assert server.process.wait(10) == 0
 
 
+def test_a_server_that_ends_under_load_fails_no_request(tmp_path: Path) -> None:
+    """Clients keep their connections, and use them again whenever they have been told nothing else."""
+    publish(tmp_path / "models" / "delays", contract(), version="1")
+    raw = json.dumps(row(1, 2, 3)).encode()
+    request = b"POST /v2/models/delays/infer HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % len(raw)
+    outcomes: list[str] = []
+
+    def ask(pause: float) -> None:
+        client, fresh = None, True
+        while True:
+            if client is None:
+                try:
+                    client = socket.create_connection(("127.0.0.1", server.http), 10)
+                except ConnectionRefusedError:
+                    return  # what was not asked has not failed
+                fresh = True
+            with suppress(ConnectionResetError, BrokenPipeError):
+                client.sendall(request + raw)
+            received = b""
+            while b"\r\n\r\n" not in received or b"321.0]}]}" not in received:
+                try:
+                    piece = client.recv(65536)
+                except ConnectionResetError:
+                    piece = b""
+                if not piece:
+                    # The port closed before the server took the connection: a refusal that comes late.
+                    outcomes.append("refused" if fresh and not received else f"cut off after {received!r}")
+                    return
+                received += piece
+            outcomes.append("told to go" if b"connection: close" in received else "answered")
+            if outcomes[-1] == "told to go":
+                client.close()
+                client = None
+            fresh = False
+            time.sleep(pause)
+
+    with running_server(tmp_path / "models", tmp_path / "run", "--drain-seconds", "4") as server:
+        threads = [threading.Thread(target=ask, args=(0.002 * (number % 8),)) for number in range(16)]
+        for thread in threads:
+            thread.start()
+        time.sleep(1.0)
+        server.process.send_signal(signal.SIGTERM)
+        for thread in threads:
+            thread.join()
+        assert server.process.wait(15) == 0
+    assert {"answered", "told to go"} <= set(outcomes) <= {"answered", "told to go", "refused"}, [
+        o for o in outcomes if o.startswith("cut")
+    ][:3]
+
+
 @pytest.fixture(scope="module")
 def guarded(root: Path) -> Iterator[Running]:
     (root / "tokens").write_text("first-token\nsecond-token\n")
@@ -313,19 +364,19 @@ def test_workers_share_the_port_the_metrics_and_the_orders(tmp_path: Path) -> No
         assert {infer(server, row(1, 2, 3)).status_code for _ in range(20)} == {503}
         httpx.post(f"{server.url}/v2/repository/models/delays/load").raise_for_status()
         assert {infer(server, row(1, 2, 3)).status_code for _ in range(20)} == {200}
-        children = [
-            int(pid)
-            for pid in Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children")
-            .read_text()
-            .split()
-        ]
+        tasks = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children")
+
+        def both() -> list[int]:
+            return [int(pid) for pid in tasks.read_text().split()]
+
+        children = both()
         assert len(children) == 2
         os.kill(children[0], signal.SIGKILL)
-        # The worker in its place answers 503 until it has loaded the model: twenty good ones in a row say so.
+        # The worker in its place listens when it has loaded the model: nobody sees it before.
         until = time.monotonic() + 15
-        while {infer(server, row(1, 2, 3)).status_code for _ in range(20)} != {200}:
+        while metric(server.url, "slipway_model_loads_total", model="delays") < 2 or len(both()) < 2:
+            assert {infer(server, row(1, 2, 3)).status_code for _ in range(20)} == {200}
             assert time.monotonic() < until, "no worker took the place of the killed one"
-            time.sleep(0.1)
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(15) == 0
 
