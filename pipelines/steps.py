@@ -67,6 +67,14 @@ def evaluate_version(
 
 
 @component
+def published(project: str, evaluation: str) -> str:
+    """Whether the model beats, by time and at random, what others published for the same question."""
+    from components.evaluate.step import run_published
+
+    return run_published(project, evaluation)
+
+
+@component
 def verify(project: str, candidate: str, evaluation: str, online: bool, report: Output[HTML]) -> str:
     """Ask every gate: data, leakage, quality, parity, budget. Anything but pass stops the line."""
     from components.verify.step import run

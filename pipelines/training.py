@@ -1,4 +1,4 @@
-"""The pipelines: train, evaluate, sweep.
+"""The pipelines: train, evaluate, sweep, judge.
 
 Caching: only `train` and `trial` may be answered from KFP's cache, because only they depend on nothing but
 their arguments (a snapshot's address names its content). The others look at what stands in S3, the registry
@@ -52,16 +52,25 @@ def _snapshot(project: str, start: str, end: str) -> Any:
     return _on_cluster(steps.snapshot(project=project, start=start, end=end), cpu="2", memory="8Gi")
 
 
-def _proved(project: str, taken: Any, config: Any, online: bool, why: str) -> Any:
-    """Train, judge, prove, register, deploy."""
+def _fitted(project: str, taken: Any, config: Any) -> Any:
+    """The candidate's address."""
     fitted = _on_cluster(
         steps.train(project=project, snapshot=taken.outputs["Output"], config=config),
         cpu="4",
         memory="8Gi",
         cache=True,
     )
-    candidate = fitted.outputs["Output"]
-    judged = _on_cluster(steps.evaluate(project=project, candidate=candidate), cpu="4", memory="8Gi")
+    return fitted.outputs["Output"]
+
+
+def _judged(project: str, candidate: Any) -> Any:
+    return _on_cluster(steps.evaluate(project=project, candidate=candidate), cpu="4", memory="8Gi")
+
+
+def _proved(project: str, taken: Any, config: Any, online: bool, why: str) -> Any:
+    """Train, judge, prove, register, deploy."""
+    candidate = _fitted(project, taken, config)
+    judged = _judged(project, candidate)
     proved = _on_cluster(
         steps.verify(
             project=project, candidate=candidate, evaluation=judged.outputs["Output"], online=online
@@ -176,4 +185,36 @@ def sweep(
         _proved(project, taken, chosen.output, online, why)
 
 
-PIPELINES = {"train": train, "evaluate": evaluate, "sweep": sweep}
+@dsl.pipeline(
+    name="slipway-judge",
+    description="Train a definition afresh and judge it by time and at random against what others published. "
+    "Nothing is registered. As it stands: the question of the tidymodels tutorial on the same flights, asked "
+    "with nothing that is only known later.",
+)
+def judge(
+    start: str = "2013-01-02",
+    end: str = "2014-01-01",
+    project: str = "LATE_30",
+    config: str = '{"split": {"test_from": "2013-09-15T04:00:00Z"}}',
+) -> None:
+    """Judge a definition against published figures.
+
+    Args:
+        start: First day of the window (UTC).
+        end: Day after the last one.
+        project: Which project of the feature repository; its `published` names the figures to beat.
+        config: Model and split as JSON; `test_from` is where learning ends and judging begins.
+    """
+    with dsl.ExitHandler(_finish()):
+        taken = _snapshot(project, start, end)
+        fitted = _fitted(project, taken, config)
+        judged = _judged(project, fitted)
+        _on_cluster(
+            steps.published(project=project, evaluation=judged.outputs["Output"]),
+            cpu="100m",
+            memory="1Gi",
+            retries=0,
+        )
+
+
+PIPELINES = {"train": train, "evaluate": evaluate, "sweep": sweep, "judge": judge}

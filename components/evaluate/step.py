@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Protocol
 
 from components.evaluate.component import evaluate, evaluate_version
-from components.evaluate.evaluation import Evaluation
+from components.evaluate.evaluation import Evaluation, read_evaluation
+from components.evaluate.published import against_published
+from components.gates import require_pass
 from components.snapshot import read_manifest
 from components.snapshot.manifest import result_of
 from components.stepping import step
@@ -65,6 +67,16 @@ def run_version(
         )
         _show(objects, evaluation, described, Path(report), metrics, curves)
         return this.answer(evaluation.uri, _summary(evaluation))
+
+
+def run_published(project: str, evaluation: str) -> str:
+    """Whether an evaluation beats what others published, by time and at random; what it says of them."""
+    with step("published") as this:
+        described = load_project(this.settings, project)
+        found = read_evaluation(ObjectStore.from_settings(this.settings), evaluation)
+        result = against_published(described, found)
+        require_pass([result], where=described.name)
+        return this.answer(result.reason, result.reason)
 
 
 def _summary(evaluation: Evaluation) -> str:

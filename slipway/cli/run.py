@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 app = new_app()
 
+PRESETS = {"tidymodels": "LATE_30"}
+"""Name of a published definition → the project of the feature repository that holds it."""
+
 StartOption = Annotated[str, typer.Option(help="First day of the window (UTC).")]
 EndOption = Annotated[str, typer.Option(help="Day after the last one.")]
 ProjectOption = Annotated[
@@ -54,15 +57,28 @@ def train(
 
 @app.command()
 def evaluate(
-    start: StartOption = "2013-09-15",
-    end: EndOption = "2013-11-01",
+    start: Annotated[str, typer.Option(help="First day of the window (UTC); 2013-09-15 if not said.")] = "",
+    end: Annotated[str, typer.Option(help="Day after the last one; 2013-11-01 if not said.")] = "",
     version: Annotated[str, typer.Option(help="A number, an alias or a digest.")] = "champion",
     project: ProjectOption = "",
+    preset: Annotated[
+        str,
+        typer.Option(
+            help="tidymodels: train that tutorial's definition afresh, and judge it by time and at random "
+            "against its published figure. Nothing is registered."
+        ),
+    ] = "",
     on: OnOption = "",
     json: JsonOption = False,
 ) -> None:
     """Judge any registered version on any window, beside the champion."""
-    _run("evaluate", {"start": start, "end": end, "version": version, "project": project}, on, json)
+    window = {name: value for name, value in (("start", start), ("end", end)) if value}
+    if not preset:
+        _run("evaluate", {**window, "version": version, "project": project}, on, json)
+    elif preset in PRESETS:
+        _run("judge", {**window, "project": project or PRESETS[preset]}, on, json)
+    else:
+        raise SettingsError(f"there is no preset {preset!r}", fix=f"use one of: {', '.join(PRESETS)}")
 
 
 @app.command()

@@ -15,7 +15,7 @@ import pytest
 
 from components.evaluate.evaluation import read_evaluation
 from components.stepping import Event, read_events
-from slipway.errors import RegistryError
+from slipway.errors import GateNotPassed, RegistryError
 from tests.support.workshop import NAME, TRAIN, Workshop
 
 pytestmark = pytest.mark.xdist_group("pipelines")
@@ -69,6 +69,24 @@ def test_evaluate_tells_its_steps_on_the_terminal_while_they_run(inside: Worksho
     assert re.search(r"ROC AUC 0\.\d{4} \(0\.\d{4} to 0\.\d{4}\) on 1,550 later rows", told[1][1])
     # The first line was there before the second step had ended, not at the end with it.
     assert told[0][0] < told[1][0] - 0.05 <= ended
+
+
+def test_a_definition_is_judged_afresh_and_nothing_is_registered(inside: Workshop, train, told) -> None:
+    """The page's project names no published figure, which proves nothing and so stops."""
+    before = inside.registry.versions(NAME)
+    window = {name: TRAIN[name] for name in ("start", "end", "config")}
+    with pytest.raises(GateNotPassed, match="gate published is inconclusive: there is no figure"):
+        train("judge", project="", **window)
+    started = [event.step for event in told if event.state == "started"]
+    assert started == ["snapshot", "train", "evaluate", "published", "finish"]
+    assert inside.registry.versions(NAME) == before
+
+
+def test_a_preset_that_is_not_there_is_told(inside: Workshop) -> None:
+    done = inside.slipway("slipway run evaluate --preset tidyverse")
+    assert done.returncode == 2
+    assert "there is no preset 'tidyverse'" in done.stderr
+    assert "use one of: tidymodels" in done.stderr
 
 
 def test_evaluate_answers_json_and_takes_digests_and_aliases(inside: Workshop, train) -> None:

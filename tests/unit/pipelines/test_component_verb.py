@@ -61,10 +61,8 @@ def test_a_wrong_name_lists_the_components(capsys: pytest.CaptureFixture[str]) -
     assert main(["run", "component", "snapshots"]) == 2
     shown = capsys.readouterr().err
     assert "there is no component 'snapshots'" in shown
-    assert (
-        "use one of: choose, deploy, evaluate, evaluate-version, register, snapshot, train, trial, verify"
-        in shown
-    )
+    known = "choose, deploy, evaluate, evaluate-version, published, register, snapshot, train, trial, verify"
+    assert f"use one of: {known}" in shown
 
 
 @pytest.mark.parametrize(
