@@ -63,7 +63,10 @@ def conversations() -> list[bytes]:
 
 
 def frames(written: bytes) -> list[tuple[int, int, int, bytes]]:
-    """What was written, which must be whole frames and nothing else."""
+    """What was written: whole frames and nothing else; HTTP/1.1 is answered in its own words."""
+    if written.startswith(b"HTTP/1.1 "):
+        assert written.startswith(b"HTTP/1.1 400 "), written
+        return []
     found, at = [], 0
     while at < len(written):
         size = int.from_bytes(written[at : at + 3], "big")
@@ -139,4 +142,4 @@ async def test_broken_messages(front: Front, fuzz_inputs: int) -> None:
             group = []
             memory.count()
     assert memory.grown() < GROWTH
-    assert 0.005 * ended < answered < 0.98 * ended
+    assert 0.002 * ended < answered < 0.98 * ended

