@@ -88,8 +88,8 @@ def stale_store(inside: Workshop) -> Iterator[None]:
 
 def test_a_stale_online_store_stops_what_would_pass_otherwise(train, told, stale_store) -> None:
     error = stopped(train, told)
-    told = r"gate feature parity: offline against online failed: (\d+) of \1 values are not equal"
-    assert re.search(told, error.what)
+    reason = r"gate feature parity: offline against online failed: (\d+) of \1 values are not equal"
+    assert re.search(reason, error.what)
     assert last(told) == ["snapshot", "train", "evaluate", "verify", "finish"]
     # Where the project serves no stored features, nobody asks for them.
     told.clear()
