@@ -5,6 +5,7 @@ The steps of several runs start faster within one `pipelines.warm.step_server()`
 
 from __future__ import annotations
 
+import builtins
 import copy
 import logging
 import os
@@ -99,7 +100,7 @@ def _run(
             pipeline_root=str(folder / "artifacts"),
             workspace_root=str(folder / "workspace"),
         )
-        level = logging.root.level
+        level, ordinary_print = logging.root.level, builtins.print
         try:
             with warm_steps(server, log):
                 _tried_once(PIPELINES[name])(**arguments)
@@ -107,6 +108,8 @@ def _run(
             return error
         finally:
             logging.root.setLevel(level)
+            # kfp indents what is printed during a task, and tasks that overlap leave it so.
+            builtins.print = ordinary_print
     return None
 
 

@@ -202,8 +202,22 @@ class Registry:
                 f"{_MOVE}{move.when.removesuffix('+00:00')}.{uuid.uuid4().hex[:8]}",
                 msgspec.json.encode(move).decode(),
             )
-            self._client.set_registered_model_alias(version.name, alias, str(version.version))
+            self._set_alias(version, alias)
         return move
+
+    def _set_alias(self, version: ModelVersion, alias: str) -> None:
+        """MLflow looks whether the alias is there and then inserts: of two at once one is refused, and may
+        try again, for then it is there."""
+        from mlflow.exceptions import MlflowException
+
+        for last in (False, False, True):
+            try:
+                self._client.set_registered_model_alias(version.name, alias, str(version.version))
+                return
+            except MlflowException as error:
+                raced = any(told in error.message for told in ("UNIQUE constraint", "duplicate key"))
+                if last or not raced:
+                    raise
 
     def history(self, name: str) -> list[Move]:
         """Every move of an alias, the newest first."""

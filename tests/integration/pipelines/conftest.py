@@ -19,7 +19,7 @@ Train = Callable[..., RunResult]
 HOOKS = Path(__file__).with_name("hooks")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def warm() -> Iterator[None]:
     """One process for the steps of all runs; with a hook by which a test can kill a step."""
     with pytest.MonkeyPatch.context() as patch:
@@ -28,7 +28,7 @@ def warm() -> Iterator[None]:
             yield
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def workshop(tmp_path_factory: pytest.TempPathFactory, warm: None) -> Iterator[Workshop]:
     made = Workshop(tmp_path_factory.mktemp("workshop"))
     try:

@@ -17,7 +17,7 @@ from slipway.errors import SettingsError, SlipwayError
 from slipway.settings import load_settings
 
 CACHED = {"train", "trial"}
-NOT_RETRIED = {"verify", "deploy", "choose", "finish"}
+NOT_RETRIED = {"verify", "deploy", "choose", "finish", "published"}
 NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 
 
