@@ -213,11 +213,12 @@ class Registry:
         for last in (False, False, True):
             try:
                 self._client.set_registered_model_alias(version.name, alias, str(version.version))
-                return
             except MlflowException as error:
                 raced = any(told in error.message for told in ("UNIQUE constraint", "duplicate key"))
                 if last or not raced:
                     raise
+            else:
+                return
 
     def history(self, name: str) -> list[Move]:
         """Every move of an alias, the newest first."""
