@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import random
 import struct
-import time
 
 import numpy as np
 import pytest
@@ -14,10 +13,10 @@ from serving.client.grpc_messages import infer_message
 from serving.runtime.http2.connection import Connection
 from tests.benchmarks._load_grpc import _frame, call_head
 from tests.fuzz.conftest import Front, Memory, Transport
-from tests.fuzz.test_rest_front import GROWTH, LIMIT_SECONDS, settle
+from tests.fuzz.test_rest_front import GROWTH, exchange
 from tests.support.messages import SERVICE, message
 from tests.support.models import zoo
-from tests.support.mutate import inputs, pieces
+from tests.support.mutate import inputs
 
 pytestmark = [pytest.mark.fuzz, pytest.mark.timeout(5400)]
 
@@ -79,34 +78,21 @@ def frames(written: bytes) -> list[tuple[int, int, int, bytes]]:
 
 async def _feed(front: Front, stream: list[bytes], rng: random.Random) -> list[bytes]:
     """What was written to each."""
-    group = []
-    server = front.grpc
-    loop = asyncio.get_running_loop()
-    for sent in stream:
+    server, loop = front.grpc, asyncio.get_running_loop()
+    written: list[bytes] = []
+
+    def connect() -> tuple[Connection, Transport]:
         connection = Connection(server.application, server.front.limits, loop, server.front.connections)
         transport = Transport(strict=False)
         connection.connection_made(transport)
-        began = time.perf_counter()
-        for piece in pieces(rng, sent):
-            if transport.closed:
-                break
-            connection.data_received(piece)
-        took = time.perf_counter() - began
-        assert took < LIMIT_SECONDS, f"{took:.1f} s for {sent[:300]!r}"
-        group.append((sent, connection, transport))
-    await settle(front)
-    for sent, connection, transport in group:
-        try:
-            frames(bytes(transport.written))
-        except AssertionError as error:
-            raise AssertionError(f"{error}\nsent: {sent!r}") from None
-        connection.connection_lost(None)
-    assert not front.faults.records, (
-        front.faults.records[0].getMessage(),
-        front.faults.records[0].exc_info,
-        [sent for sent, _, _ in group],
-    )
-    return [bytes(transport.written) for _, _, transport in group]
+        return connection, transport
+
+    def judge(sent: bytes, transport: Transport) -> None:
+        written.append(bytes(transport.written))
+        frames(written[-1])
+
+    await exchange(front, connect, stream, rng, judge)
+    return written
 
 
 async def test_broken_frames(front: Front, fuzz_inputs: int) -> None:

@@ -8,6 +8,8 @@ import random
 import re
 import time
 from collections import Counter
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -127,11 +129,17 @@ async def settle(front: Front) -> None:
     assert not front.engine.busy(), "a request hangs"
 
 
-async def _feed(front: Front, stream: list[bytes], rng: random.Random) -> list[int]:
-    """A group of connections in one tick, as a busy server sees them; the statuses of their answers."""
+async def exchange(
+    front: Front,
+    connect: Callable[[], tuple[Any, Transport]],
+    stream: list[bytes],
+    rng: random.Random,
+    judge: Callable[[bytes, Transport], None],
+) -> None:
+    """A group of connections in one tick, as a busy server sees them; what was written to each is judged."""
     group = []
     for sent in stream:
-        connection, transport = front.connect()
+        connection, transport = connect()
         began = time.perf_counter()
         for piece in pieces(rng, sent):
             if transport.closed:
@@ -141,18 +149,23 @@ async def _feed(front: Front, stream: list[bytes], rng: random.Random) -> list[i
         assert took < LIMIT_SECONDS, f"{took:.1f} s for {sent[:300]!r}"
         group.append((sent, connection, transport))
     await settle(front)
-    statuses = []
     for sent, connection, transport in group:
         try:
-            statuses += check(sent, transport)
+            judge(sent, transport)
         except AssertionError as error:
             raise AssertionError(f"{error}\nsent: {sent!r}\nwritten: {bytes(transport.written)!r}") from None
         connection.connection_lost(None)
     assert not front.faults.records, (
         front.faults.records[0].getMessage(),
         front.faults.records[0].exc_info,
-        [sent for sent, _, _ in group],
+        stream,
     )
+
+
+async def _feed(front: Front, stream: list[bytes], rng: random.Random) -> list[int]:
+    """The statuses of the answers."""
+    statuses: list[int] = []
+    await exchange(front, front.connect, stream, rng, lambda sent, got: statuses.extend(check(sent, got)))
     return statuses
 
 
