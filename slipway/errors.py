@@ -26,7 +26,8 @@ SlipwayError
 ├── DeployError                a deployment did not get ready; the old version serves on
 └── ServingError               the runtime; carries the HTTP status that tells the caller
     ├── InvalidRequest         400
-    ├── Unauthorized           401
+    ├── Unauthorized           401: who asks is not known
+    ├── Forbidden              403: who asks is known, and may not
     ├── ModelNotFound          404
     ├── PayloadTooLarge        413
     ├── ModelFailed            500
@@ -175,6 +176,10 @@ class InvalidRequest(ServingError):
 
 class Unauthorized(ServingError):
     status = 401
+
+
+class Forbidden(ServingError):
+    status = 403
 
 
 class ModelNotFound(ServingError):

@@ -14,6 +14,7 @@ from serving.client.answer import Answer
 from serving.client.tensors import TensorLike, encode, from_bytes, from_values
 from slipway.errors import (
     DeadlineExceeded,
+    Forbidden,
     InvalidRequest,
     ModelFailed,
     ModelNotFound,
@@ -216,7 +217,7 @@ def _decode(body: bytes, kind: type[T]) -> T:
 BY_STATUS: dict[int, type[ServingError]] = {
     400: InvalidRequest,
     401: Unauthorized,
-    403: Unauthorized,
+    403: Forbidden,
     404: ModelNotFound,
     413: PayloadTooLarge,
     422: InvalidRequest,
@@ -227,6 +228,7 @@ BY_STATUS: dict[int, type[ServingError]] = {
 }
 FIXES: dict[type[ServingError], str] = {
     Unauthorized: "give the client a token: Client(url, token=...)",
+    Forbidden: "ask whoever runs the server for this right, or use the token of somebody who has it",
     ModelNotFound: "see what there is with client.models()",
 }
 

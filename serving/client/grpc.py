@@ -15,6 +15,7 @@ from serving.client.retry import AGAIN, Attempts, Retry
 from serving.client.verbs import Awaited, Base, Waiting
 from slipway.errors import (
     DeadlineExceeded,
+    Forbidden,
     InvalidRequest,
     ModelFailed,
     ModelNotFound,
@@ -32,7 +33,7 @@ _BY_CODE: dict[grpc.StatusCode, type[ServingError]] = {
     grpc.StatusCode.INVALID_ARGUMENT: InvalidRequest,
     grpc.StatusCode.OUT_OF_RANGE: PayloadTooLarge,
     grpc.StatusCode.UNAUTHENTICATED: Unauthorized,
-    grpc.StatusCode.PERMISSION_DENIED: Unauthorized,
+    grpc.StatusCode.PERMISSION_DENIED: Forbidden,
     grpc.StatusCode.NOT_FOUND: ModelNotFound,
     grpc.StatusCode.RESOURCE_EXHAUSTED: Overloaded,
     grpc.StatusCode.UNAVAILABLE: ServerUnreachable,

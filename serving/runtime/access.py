@@ -1,7 +1,9 @@
 """Who may ask: a bearer token, a client certificate, or a policy of one's own.
 
-A policy is a callable `policy(caller: Caller) -> None` that raises Unauthorized; `--access-policy
-package.module:name` names it. Health and metrics stay open: the kubelet and Prometheus carry no tokens.
+A policy is a callable `policy(caller: Caller) -> None`; `--access-policy package.module:name` names it. It
+raises Unauthorized for a caller whom it does not know (401, UNAUTHENTICATED: come back with other
+credentials), and Forbidden for one whom it knows and who may not do this with this model (403,
+PERMISSION_DENIED). Health and metrics stay open: the kubelet and Prometheus carry no tokens.
 """
 
 from __future__ import annotations

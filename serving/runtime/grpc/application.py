@@ -24,7 +24,7 @@ _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 Gate = Callable[[Call, Action, str], None]
 """The access policy, asked for every call when its message has been read: what is to be done with which
-model ("" for what concerns none). Raises Unauthorized."""
+model ("" for what concerns none). Raises Unauthorized or Forbidden."""
 Observer = Callable[[Call, str], None]
 """Told of every call that fails, and the kind of failure."""
 

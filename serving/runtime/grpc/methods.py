@@ -13,7 +13,7 @@ from serving.runtime.grpc.status import CallFailed, Status
 Answer = Mapping[str, Any]
 Handler = Callable[[dict[str, Any]], Answer | Awaitable[Answer]]
 Guard = Callable[[Call, dict[str, Any]], None]
-"""Asks the access policy about a message; raises Unauthorized."""
+"""Asks the access policy about a message; raises Unauthorized or Forbidden."""
 
 
 class Unary:

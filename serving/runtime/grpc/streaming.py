@@ -14,7 +14,7 @@ from serving.runtime.grpc.templates import Writer
 from serving.runtime.grpc.wire import write_bytes
 from serving.runtime.messages import InferRequest, InferResponse
 from serving.runtime.model import Model
-from slipway.errors import DeadlineExceeded, SlipwayError, Unauthorized
+from slipway.errors import DeadlineExceeded, Forbidden, SlipwayError, Unauthorized
 
 if TYPE_CHECKING:
     from serving.runtime.grpc.inference import Inference
@@ -52,7 +52,7 @@ class ModelStreamInfer(Streaming):
                 call.application.spawn(call, self._load_first(call, slot, infer, message, arrived))
             else:
                 self._submit(call, slot, model, infer, message, arrived)
-        except Unauthorized:
+        except (Unauthorized, Forbidden):
             _cancel_all(state)
             raise
         except Exception as error:

@@ -165,15 +165,17 @@ def test_what_is_no_origin_is_said_at_the_start(tmp_path: Path) -> None:
 
 
 POLICY = """
-from slipway.errors import Unauthorized
+from slipway.errors import Forbidden, Unauthorized
 
 def judge(caller):
     subject = dict(part[0] for part in (caller.certificate or {}).get("subject", ()))
     name = subject.get("commonName", caller.headers.get("authorization", ""))
+    if not name and (caller.action == "manage" or caller.model == "two_and_two"):
+        raise Unauthorized("who are you?")
     if caller.action == "manage" and name != "alice":
-        raise Unauthorized(f"{name} may not manage")
+        raise Forbidden(f"{name} may not manage")
     if caller.model == "two_and_two" and name not in ("alice", "Bearer friend"):
-        raise Unauthorized(f"{name} may not see {caller.model}")
+        raise Forbidden(f"{name} may not see {caller.model}")
 """
 
 
@@ -186,13 +188,17 @@ def test_a_policy_judges_by_model_action_and_token(tmp_path: Path) -> None:
         running_server(models, tmp_path / "run", *options, environment=environment) as server,
         httpx.Client(base_url=server.url) as client,
     ):
-        friend = {"authorization": "Bearer friend"}
+        friend, foe = {"authorization": "Bearer friend"}, {"authorization": "Bearer foe"}
         for _ in range(3):  # a head that was seen before is judged again
             assert client.post(INFER, json=ROW).status_code == 200
-            assert client.get("/v2/models/two_and_two").status_code == 401
+            unknown = client.get("/v2/models/two_and_two")
+            assert (unknown.status_code, unknown.headers["www-authenticate"]) == (401, "Bearer")
             assert client.get("/v2/models/two_and_two", headers=friend).status_code == 200
+            denied = client.get("/v2/models/two_and_two", headers=foe)
+            assert (denied.status_code, "www-authenticate" in denied.headers) == (403, False)
+            assert client.get("/v2/models/logistic", headers=foe).status_code == 200
         refused = client.post("/v2/repository/models/logistic/unload", headers=friend)
-        assert (refused.status_code, "may not manage" in refused.json()["error"]) == (401, True)
+        assert (refused.status_code, "may not manage" in refused.json()["error"]) == (403, True)
         assert client.post(INFER, json=ROW).status_code == 200
         assert client.get("/v2/health/ready").status_code == 200
 
@@ -236,7 +242,7 @@ def test_tls_and_client_certificates(tmp_path: Path) -> None:
         wanted = zoo()["logistic"].reference({"X": np.array([VALUES], np.float32)})
         assert np.array_equal(np.float32(outputs["probabilities"]), wanted["probabilities"].ravel())
         assert ask("alice", "GET", "/v2/models/two_and_two").status_code == 200
-        assert ask("bob", "GET", "/v2/models/two_and_two").status_code == 401
+        assert ask("bob", "GET", "/v2/models/two_and_two").status_code == 403
         large = {"inputs": [ROW["inputs"][0] | {"shape": [9000, 4], "data": VALUES * 9000}]}
         assert len(ask("bob", "POST", INFER, json=large).json()["outputs"][0]["data"]) == 9000
         for nobody in (None, "stranger"):

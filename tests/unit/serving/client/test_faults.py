@@ -13,6 +13,7 @@ import pytest
 from serving.client import AsyncClient, Client, Retry
 from slipway.errors import (
     DeadlineExceeded,
+    Forbidden,
     InvalidRequest,
     ModelNotFound,
     ModelNotReady,
@@ -88,7 +89,7 @@ def test_overload_that_stays_is_raised_with_the_servers_words(kind: str) -> None
 @kinds
 @pytest.mark.parametrize(
     ("status", "error"),
-    [(400, InvalidRequest), (401, Unauthorized), (404, ModelNotFound), (418, ServingError)],
+    [(400, InvalidRequest), (401, Unauthorized), (403, Forbidden), (404, ModelNotFound), (418, ServingError)],
 )
 def test_a_refusal_is_not_asked_again(kind: str, status: int, error: type[ServingError]) -> None:
     with scripted(answer(status, b'{"error": "because"}')) as server, pytest.raises(error, match="because"):
