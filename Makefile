@@ -13,6 +13,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 UV     := $(VENV)/uv/bin/uv
 UV_VERSION := 0.13.8
+IMAGE_TOOL ?= docker
 STAMP  := $(VENV)/.installed
 
 ##@ Use
@@ -32,7 +33,7 @@ status: setup ## Health, ports, sizes and versions of the embedded platform
 ##@ Check
 .PHONY: test lint type format
 test: setup ## Every test, with a short slice of the fuzzing
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not benchmark and not soak" $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not benchmark and not soak and not images" $(ARGS)
 
 lint: setup ## Ruff: lint and format, nothing is changed
 	$(BIN)/ruff check .
@@ -55,6 +56,22 @@ fuzz: setup ## A million random inputs into both protocol fronts and all decoder
 
 soak: setup ## Ten minutes of mixed load with failures; checks answers and memory
 	$(BIN)/python -m pytest -m soak --timeout 1800 $(ARGS)
+
+##@ Images (IMAGE_TOOL=docker or podman)
+.PHONY: images test-images
+images: ## Build both images; BASE=image for another base, REGISTRY=host/path to push and name by digest
+	@for image in runtime:serving/runtime components:components; do \
+		$(IMAGE_TOOL) build $(IMAGE_OPTIONS) $(if $(BASE),--build-arg BUILD_BASE=$(BASE) --build-arg BASE=$(BASE)) \
+			--build-arg GIT_COMMIT=$$(git rev-parse HEAD) \
+			-f $${image#*:}/Dockerfile -t slipway-$${image%%:*} . || exit 1; \
+	done
+	@$(if $(REGISTRY),for name in slipway-runtime slipway-components; do \
+		$(IMAGE_TOOL) tag $$name $(REGISTRY)/$$name && $(IMAGE_TOOL) push $(PUSH_OPTIONS) $(REGISTRY)/$$name || exit 1; \
+		$(IMAGE_TOOL) image inspect --format '{{index .RepoDigests 0}}' $(REGISTRY)/$$name; \
+	done)
+
+test-images: setup ## Run both images as a cluster would: read-only, no capabilities, no shell; needs `make images`
+	IMAGE_TOOL="$(IMAGE_TOOL)" $(BIN)/python -m pytest -m images $(ARGS) tests/images
 
 ##@ Maintain
 .PHONY: setup lock clean

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from slipway.cli.output import JsonOption, answer, progress
+from slipway.cli.output import JsonOption, answer, note, progress
 from slipway.cli.verbs import new_app
 
 app = new_app()
@@ -43,6 +43,11 @@ def compile_pipelines(
         changed = stale(files, folder) if check else write(files, folder)
     found = {"folder": str(folder), "files": sorted(files), "stale" if check else "written": changed}
     told = f"{len(changed)} of {len(files)} files {'are stale' if check else 'written'} in {folder}"
+    if image and "@sha256:" not in image:
+        note(
+            f"warning: {image} is named by a tag; KFP's cache goes by this name and would answer with "
+            "what older code made. Push the image and give its digest: name@sha256:…"
+        )
     answer(found, json=json, show=lambda: "\n".join([told, *(f"  {name}" for name in changed)]))
     if check and changed:
         raise typer.Exit(1)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +89,28 @@ def test_writing_changes_what_differs_and_nothing_else(files: dict[str, bytes], 
 def test_another_image_than_that_of_the_steps_is_refused() -> None:
     with pytest.raises(SlipwayError, match="not other@sha256"):
         compile_all("other@sha256:0")
+
+
+@pytest.mark.parametrize("image", ["registry.example/steps:1.2", "registry.example/steps@sha256:" + "0" * 64])
+def test_an_image_named_by_a_tag_is_warned_of(image: str, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [
+            Path(sys.executable).with_name("slipway"),
+            "compile",
+            "--image",
+            image,
+            "--output",
+            tmp_path,
+            "--json",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert ("named by a tag" in done.stderr) == ("@sha256:" not in image)
+    assert sorted(json.loads(done.stdout)["files"]) == sorted(path.name for path in tmp_path.iterdir())
+    assert f"image: {image}" in (tmp_path / "train.yaml").read_text()
 
 
 def test_every_parameter_reads_well_in_the_form(spec: dict[str, Any]) -> None:
