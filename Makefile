@@ -52,7 +52,7 @@ bench: setup ## Benchmarks against peers; BENCH=name runs one
 	$(BIN)/python -m tests.benchmarks $(BENCH)
 
 fuzz: setup ## A million random inputs into both protocol fronts and all decoders
-	$(BIN)/python -m pytest -m fuzz --fuzz-inputs 1000000 --timeout 5400 $(ARGS)
+	$(BIN)/python -m pytest tests/fuzz -m fuzz --fuzz-inputs 1000000 --timeout 14400 $(ARGS)
 
 soak: setup ## Ten minutes of mixed load with failures; checks answers and memory
 	$(BIN)/python -m pytest -m soak --timeout 1800 $(ARGS)

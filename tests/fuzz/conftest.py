@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
-from collections.abc import AsyncIterator
+import re
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
 import pytest
 
 from serving.runtime.config import Config
@@ -18,6 +17,7 @@ from serving.runtime.grpc.server import GrpcServer
 from serving.runtime.http1 import Connection, Server
 from serving.runtime.routes import Routes
 from serving.runtime.storage import open_storage
+from tests.fuzz.campaign import Campaign
 from tests.support.models import write_repository
 
 MODELS = ("logistic", "two_and_two", "every_dtype", "categories", "lookup", "half")
@@ -113,23 +113,33 @@ async def front(tmp_path: Path) -> AsyncIterator[Front]:
     engine.close()
 
 
-class Memory:
-    """Growth after a start, in which caches fill."""
+@pytest.fixture
+def campaign(request: pytest.FixtureRequest, fuzz_inputs: int) -> Iterator[Campaign]:
+    """Every target's inputs; none may leave the process larger."""
+    replay = request.config.getoption("--fuzz-replay")
+    name = re.sub(r"\W+", "-", request.node.name.removeprefix("test_")).strip("-")
+    running = Campaign(name, fuzz_inputs, Path(replay) if replay else None)
+    request.node.stash[_CAMPAIGN] = running
+    yield running
+    summaries = request.config.stash.setdefault(_SUMMARIES, [])
+    summaries.append(running.summary())
+    running.check_growth()
 
-    def __init__(self, inputs: int) -> None:
-        self._settled_after = max(inputs // 4, 1)
-        self._seen = 0
-        self._settled = 0
 
-    def count(self) -> None:
-        self._seen += 1
-        if self._seen == self._settled_after:
-            self._settled = self._now()
+_CAMPAIGN = pytest.StashKey[Campaign]()
+_SUMMARIES = pytest.StashKey[list[str]]()
 
-    def grown(self) -> int:
-        return self._now() - self._settled
 
-    @staticmethod
-    def _now() -> int:
-        gc.collect()
-        return int(psutil.Process().memory_info().rss)
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    report = yield
+    running = item.stash.get(_CAMPAIGN, None)
+    if running is not None and report.when == "call" and report.failed:
+        folder = running.save(item.config.rootpath / ".fuzz")
+        report.sections.append(("inputs", f"after {running.seen:,}; the last are in {folder}"))
+    return report
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    for line in config.stash.get(_SUMMARIES, []):
+        terminalreporter.write_line(line)

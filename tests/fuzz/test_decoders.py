@@ -17,12 +17,13 @@ from serving.runtime.fastpath import FastReader
 from serving.runtime.messages import InferRequest
 from serving.runtime.model import Model
 from slipway.errors import ServingError
+from tests.fuzz.campaign import Campaign
 from tests.fuzz.conftest import Front
 from tests.fuzz.test_rest_front import binary, bodies
 from tests.support.messages import message
 from tests.support.mutate import inputs
 
-pytestmark = [pytest.mark.fuzz, pytest.mark.timeout(5400)]
+pytestmark = [pytest.mark.fuzz, pytest.mark.timeout(14400)]
 
 
 def _nobody(request: InferRequest, result: object) -> None:
@@ -70,7 +71,7 @@ def _compare(model: Model, reader: FastReader, sent: bytes, json_length: int | N
 
 @pytest.mark.parametrize("model_name", FAST)
 async def test_the_fast_path_reads_what_the_general_path_reads(
-    front: Front, fuzz_inputs: int, model_name: str
+    front: Front, campaign: Campaign, model_name: str
 ) -> None:
     """Whatever the fast reader accepts, the general reader must accept with the same bits."""
     model, reader = _reader(front, model_name)
@@ -89,20 +90,20 @@ async def test_the_fast_path_reads_what_the_general_path_reads(
         b'"shape":[1,1],"datatype":"INT64","data":[1]},{"name":"distance","shape":[1,1],"datatype":"FP32",'
         b'"data":[[2]]}]}',
     ]
-    for sent in inputs([*bodies(model_name), *tricky], fuzz_inputs // len(FAST), seed=31):
+    for sent in campaign.inputs([*bodies(model_name), *tricky], seed=31):
         taken += _compare(model, reader, sent)
     assert taken > 0, "the fast path was never taken, so nothing was compared"
 
 
 @pytest.mark.parametrize("model_name", ["logistic", "two_and_two", "every_dtype", "categories"])
 async def test_the_fast_path_reads_binary_tensors_as_the_general_path_does(
-    front: Front, fuzz_inputs: int, model_name: str
+    front: Front, campaign: Campaign, model_name: str
 ) -> None:
     model, reader = _reader(front, model_name)
     taken = 0
     body, length = binary(model_name)
     named = body.replace(b"{", b'{"id":"a-1",', 1)
-    for number, sent in enumerate(inputs([body, named], fuzz_inputs // 4, seed=37)):
+    for number, sent in enumerate(campaign.inputs([body, named], seed=37)):
         at = sent.rfind(b"}", 0, length + 20) + 1 if number % 2 else length
         taken += _compare(model, reader, sent, at)
     # Texts and bools have to be looked at, so their frames are not learnt.
@@ -110,11 +111,11 @@ async def test_the_fast_path_reads_binary_tensors_as_the_general_path_does(
 
 
 @pytest.mark.parametrize("model_name", ["logistic", "every_dtype", "categories"])
-async def test_json_and_binary(front: Front, fuzz_inputs: int, model_name: str) -> None:
+async def test_json_and_binary(front: Front, campaign: Campaign, model_name: str) -> None:
     model = front.engine.find(model_name)
     assert model is not None
     body, length = binary(model_name)
-    for number, sent in enumerate(inputs([*bodies(model_name), body], fuzz_inputs // 3, seed=32)):
+    for number, sent in enumerate(campaign.inputs([*bodies(model_name), body], seed=32)):
         try:
             decode_request(sent, model, _nobody, None if number % 3 else length)
         except ServingError as error:
@@ -122,7 +123,7 @@ async def test_json_and_binary(front: Front, fuzz_inputs: int, model_name: str) 
             assert error.what
 
 
-async def test_v1(front: Front, fuzz_inputs: int) -> None:
+async def test_v1(front: Front, campaign: Campaign) -> None:
     seeds = {
         "logistic": [
             b'{"instances": [[1.0, 2.0, 3.0, 4.0], [1, 2, 3, 4]]}',
@@ -137,20 +138,20 @@ async def test_v1(front: Front, fuzz_inputs: int) -> None:
     for name, bodies_ in seeds.items():
         model = front.engine.find(name)
         assert model is not None
-        for sent in inputs(bodies_, fuzz_inputs // 3, seed=33):
+        for sent in campaign.inputs(bodies_, seed=33, share=3):
             try:
                 decode_predict(sent, model, _nobody)
             except ServingError as error:
                 assert error.status == 400, error
 
 
-def test_the_clients_reading_of_rest(fuzz_inputs: int) -> None:
+def test_the_clients_reading_of_rest(campaign: Campaign) -> None:
     """A client must survive whatever calls itself a server."""
     output = {"name": "y", "datatype": "FP32", "shape": [2], "data": [1.5, 2.5]}
     texts = {"name": "t", "datatype": "BYTES", "shape": [1], "parameters": {"binary_data_size": 6}}
     plain = json.dumps({"model_name": "m", "outputs": [output], "parameters": {"a": 1}}).encode()
     mixed = json.dumps({"model_name": "m", "outputs": [texts]}).encode()
-    for sent in inputs([plain, mixed + b"\x02\x00\x00\x00ab"], fuzz_inputs, seed=34):
+    for sent in campaign.inputs([plain, mixed + b"\x02\x00\x00\x00ab"], seed=34):
         for headers in ({}, {"inference-header-content-length": str(len(mixed))}):
             try:
                 answer = read_answer(Reply(200, headers, sent))
@@ -160,7 +161,7 @@ def test_the_clients_reading_of_rest(fuzz_inputs: int) -> None:
                 assert all(isinstance(value, np.ndarray) for value in answer.values())
 
 
-def test_the_clients_reading_of_grpc(fuzz_inputs: int) -> None:
+def test_the_clients_reading_of_grpc(campaign: Campaign) -> None:
     built = message("ModelInferResponse")(model_name="m", model_version="1", id="i")
     built.outputs.add(name="y", datatype="FP32", shape=[1, 2])
     built.outputs.add(name="t", datatype="BYTES", shape=[1])
@@ -169,7 +170,7 @@ def test_the_clients_reading_of_grpc(fuzz_inputs: int) -> None:
     typed = message("ModelInferResponse")(model_name="m")
     typed.outputs.add(name="y", datatype="INT64", shape=[2]).contents.int64_contents.extend([1, -2])
     typed.outputs.add(name="z", datatype="FP64", shape=[1]).contents.fp64_contents.append(1.5)
-    for sent in inputs([built.SerializeToString(), typed.SerializeToString()], fuzz_inputs, seed=35):
+    for sent in campaign.inputs([built.SerializeToString(), typed.SerializeToString()], seed=35):
         try:
             answer = read_grpc_answer(sent)
         except ServingError as error:

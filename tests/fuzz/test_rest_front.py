@@ -15,15 +15,16 @@ import numpy as np
 import pytest
 
 from tests.conformance.target import binary_tensor, json_tensor
-from tests.fuzz.conftest import Front, Memory, Transport
+from tests.fuzz.campaign import GROUP, Campaign
+from tests.fuzz.conftest import Front, Transport
 from tests.support.models import DTYPES, zoo
-from tests.support.mutate import inputs, pieces
+from tests.support.mutate import pieces
 
-pytestmark = [pytest.mark.fuzz, pytest.mark.timeout(5400)]
+pytestmark = [pytest.mark.fuzz, pytest.mark.timeout(14400)]
 
 LIMIT_SECONDS = 2.0
-"""For one input; a hang or an answer in quadratic time shows here."""
-GROWTH = 24 << 20
+"""Of CPU, for one input: an answer in quadratic time shows here, and a busy machine does not."""
+HANG_SECONDS = 60.0
 
 
 def _names(value: np.ndarray) -> str:
@@ -121,7 +122,7 @@ def check(sent: bytes, transport: Transport) -> list[int]:
 
 async def settle(front: Front) -> None:
     """Let batches run until no request waits."""
-    deadline = time.monotonic() + LIMIT_SECONDS * 2
+    deadline = time.monotonic() + HANG_SECONDS
     while front.engine.busy() and time.monotonic() < deadline:
         await asyncio.sleep(0)
     for _ in range(4):
@@ -140,12 +141,12 @@ async def exchange(
     group = []
     for sent in stream:
         connection, transport = connect()
-        began = time.perf_counter()
+        began = time.thread_time()
         for piece in pieces(rng, sent):
             if transport.closed:
                 break
             connection.data_received(piece)
-        took = time.perf_counter() - began
+        took = time.thread_time() - began
         assert took < LIMIT_SECONDS, f"{took:.1f} s for {sent[:300]!r}"
         group.append((sent, connection, transport))
     await settle(front)
@@ -169,21 +170,18 @@ async def _feed(front: Front, stream: list[bytes], rng: random.Random) -> list[i
     return statuses
 
 
-async def test_broken_requests(front: Front, fuzz_inputs: int) -> None:
+async def test_broken_requests(front: Front, campaign: Campaign) -> None:
     rng = random.Random(1)
-    memory = Memory(fuzz_inputs // 16)
     group: list[bytes] = []
-    for sent in inputs(seeds(), fuzz_inputs, seed=1):
+    for sent in campaign.inputs(seeds(), seed=1):
         # Loading and unloading is not what is tested here; without models nothing would be.
         if b"load" in sent:
             continue
         group.append(sent)
-        if len(group) == 16:
+        if len(group) == GROUP:
             await _feed(front, group, rng)
             group = []
-            memory.count()
     assert not front.server.connections
-    assert memory.grown() < GROWTH
     # And it still answers rightly.
     connection, transport = front.connect()
     connection.data_received(seeds()[8])
@@ -192,24 +190,21 @@ async def test_broken_requests(front: Front, fuzz_inputs: int) -> None:
     assert status == 200
 
 
-async def test_broken_bodies(front: Front, fuzz_inputs: int) -> None:
+async def test_broken_bodies(front: Front, campaign: Campaign) -> None:
     """The head is always right, so that all the randomness reaches the decoders."""
     rng = random.Random(2)
-    memory = Memory(fuzz_inputs // 16)
     statuses: Counter[int] = Counter()
     for model in ("logistic", "every_dtype", "categories", "half"):
         path = f"/v2/models/{model}/infer"
         body, length = binary(model)
-        stream = inputs([*bodies(model), body], fuzz_inputs // 4, seed=len(model))
+        stream = campaign.inputs([*bodies(model), body], seed=len(model), share=4)
         group = []
         for sent in stream:
             headers = [f"Inference-Header-Content-Length: {length}"] if rng.random() < 0.3 else []
             group.append(_request(path, sent, "POST", *headers))
-            if len(group) == 16:
+            if len(group) == GROUP:
                 statuses.update(await _feed(front, group, rng))
                 group = []
-                memory.count()
-    assert memory.grown() < GROWTH
     # Both sides of the line are reached: neither all garbage nor all harmless. Of many inputs a smaller share
     # is good than of few (1.6 % of 100,000): what the seeds as they are add to it comes once.
     assert statuses[200] > 0.005 * statuses.total()
