@@ -1,4 +1,4 @@
-"""One JSON line a request on standard error, for those who ask for it.
+"""One JSON line a request on standard error, for those who ask for it; over REST and gRPC.
 
 The loop only appends to a list; a thread makes lines of it five times a second. When nobody
 reads standard error, lines are dropped and counted, and requests go on.
@@ -26,8 +26,10 @@ class Line(msgspec.Struct, omit_defaults=True):
     level: str
     logger: str
     message: str
-    status: int
     microseconds: int
+    status: int = 0
+    """Of HTTP; gRPC's calls have a status by name."""
+    grpc_status: str = ""
     request_id: str = ""
     trace_id: str = ""
     model: str = ""
@@ -45,6 +47,7 @@ class Access(msgspec.Struct):
     trace_id: str
     model: str
     version: str
+    grpc_status: str = ""
 
 
 class AccessLog:
@@ -60,14 +63,11 @@ class AccessLog:
 
     def answered(self, exchange: Exchange, data: bytes) -> None:
         """`data` answers the exchange and is about to leave."""
-        if len(self._pending) >= MAX_PENDING:
-            self.dropped += 1
-            return
         head = exchange.head
         at = data.find(b"x-request-id: ", 0, data.find(b"\r\n\r\n"))
         identity = data[at + 14 : data.find(b"\r", at)].decode("latin-1") if at >= 0 else head.request_id
         model, version = (*head.arguments, "", "")[:2]
-        self._pending.append(
+        self.add(
             Access(
                 exchange.arrived,
                 perf_counter(),
@@ -79,6 +79,12 @@ class AccessLog:
                 version,
             )
         )
+
+    def add(self, access: Access) -> None:
+        if len(self._pending) >= MAX_PENDING:
+            self.dropped += 1
+        else:
+            self._pending.append(access)
 
     def expose(self, lines: Lines) -> None:
         lines.family("slipway_access_log_dropped_total", "counter", "access log lines that nobody took")
@@ -109,8 +115,9 @@ class AccessLog:
             "info",
             "slipway.access",
             access.message,
-            access.status,
             round((access.answered - access.arrived) * 1e6),
+            access.status,
+            access.grpc_status,
             access.request_id,
             access.trace_id,
             access.model,

@@ -88,7 +88,7 @@ HELP: Mapping[str, str] = {
     "capture_rate": "share of requests that are kept",
     "capture_seconds": "seconds of predictions in one file",
     "log_level": "debug, info, warning or error",
-    "access_log": "true: a JSON line for every REST request, on standard error (errors are always logged)",
+    "access_log": "true: a JSON line for every request, on standard error (errors are always logged)",
 }
 
 _UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}

@@ -65,8 +65,12 @@ async def serve(config: Config, writer: logs.Writer, siblings: Siblings | None =
     policy = load_policy(config)
     engine = Engine(config, open_storage(config.model_dir), loop)
     enders = _observe(engine, config)
-    http = _rest(engine, config, policy, writer, enders)
-    grpc = _grpc(engine, policy) if config.grpc_port >= 0 else None
+    access_log = AccessLog(writer) if config.access_log else None
+    if access_log is not None:
+        engine.metrics.extra.append(access_log.expose)
+        enders.append(access_log.close)
+    http = _rest(engine, config, policy, access_log)
+    grpc = _grpc(engine, policy, access_log) if config.grpc_port >= 0 else None
     connections: dict[str, Collection[object]] = {"rest": http.connections}
     if grpc is not None:
         connections["grpc"] = grpc.front.connections
@@ -154,25 +158,20 @@ def _observe(engine: Engine, config: Config) -> list[Ender]:
     return enders
 
 
-def _rest(
-    engine: Engine, config: Config, policy: Policy | None, writer: logs.Writer, enders: list[Ender]
-) -> Server:
+def _rest(engine: Engine, config: Config, policy: Policy | None, access_log: AccessLog | None) -> Server:
     cors = Cors(config.cors_origin) if config.cors_origin else None
     routes = Routes(engine, policy, cors=cors, bulk=not config.access_log)
     http = Server(config, engine.loop, routes.route, routes.refuse, routes.expire)
-    if config.access_log:
-        access_log = AccessLog(writer)
+    if access_log is not None:
         http.log = access_log.answered
-        engine.metrics.extra.append(access_log.expose)
-        enders.append(access_log.close)
     return http
 
 
-def _grpc(engine: Engine, policy: Policy | None) -> GrpcServer:
+def _grpc(engine: Engine, policy: Policy | None, access_log: AccessLog | None) -> GrpcServer:
     """Made before the models are loaded: it prepares each as it comes."""
     from serving.runtime.grpc.server import GrpcServer
 
-    return GrpcServer(engine, policy)
+    return GrpcServer(engine, policy, access_log)
 
 
 async def _start(engine: Engine, stop: asyncio.Event) -> None:

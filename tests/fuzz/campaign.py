@@ -34,7 +34,7 @@ class Campaign:
         self._began = time.process_time()
 
     def inputs(self, seeds: Sequence[bytes], *, seed: int, share: int = 1) -> Iterator[bytes]:
-        """The seeds, then mutations of them; `share`: how many times a target asks for a part of its inputs."""
+        """The seeds, then mutations of them; `share`: in how many parts a target asks for its inputs."""
         if self._replay is not None:
             for file in sorted(self._replay.iterdir()):
                 yield self._remember(file.read_bytes())

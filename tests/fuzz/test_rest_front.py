@@ -205,7 +205,6 @@ async def test_broken_bodies(front: Front, campaign: Campaign) -> None:
             if len(group) == GROUP:
                 statuses.update(await _feed(front, group, rng))
                 group = []
-    # Both sides of the line are reached: neither all garbage nor all harmless. Of many inputs a smaller share
-    # is good than of few (1.6 % of 100,000): what the seeds as they are add to it comes once.
+    # Both sides of the line are reached: neither all garbage nor all harmless.
     assert statuses[200] > 0.005 * statuses.total()
     assert statuses[400] > 0.2 * statuses.total()

@@ -429,3 +429,49 @@ def zoo() -> dict[str, ZooModel]:
         ZooModel("lookup", _lookup, lambda rng, rows: {"key": rng.integers(0, 100, rows, dtype=np.int64)}),
     ]
     return {model.name: model for model in models}
+
+
+# ---- a model that takes as long as it is told --------------------------------------------------------------
+
+
+def write_spinner(folder: Path) -> Path:
+    """Multiplies matrices `times` times and answers how often: holds a run, however fast the machine is.
+
+    There are twenty turns more, so that even `times` 0 is too slow to run on the server's loop.
+    """
+    names = ("number", "go_on", "before", "go_on_out", "after")
+    body = helper.make_graph(
+        [
+            helper.make_node("MatMul", ["before", "matrix"], ["after"]),
+            helper.make_node("Identity", ["go_on"], ["go_on_out"]),
+        ],
+        "body",
+        [
+            helper.make_tensor_value_info(names[0], TensorProto.INT64, []),
+            helper.make_tensor_value_info(names[1], TensorProto.BOOL, []),
+            helper.make_tensor_value_info(names[2], TensorProto.FLOAT, [256, 256]),
+        ],
+        [
+            helper.make_tensor_value_info(names[3], TensorProto.BOOL, []),
+            helper.make_tensor_value_info(names[4], TensorProto.FLOAT, [256, 256]),
+        ],
+    )
+    identity = numpy_helper.from_array(np.eye(256, dtype=np.float32), "matrix")
+    graph = helper.make_graph(
+        [
+            helper.make_node("Add", ["times", "twenty"], ["more"]),
+            helper.make_node("Squeeze", ["more"], ["trips"]),
+            helper.make_node("Loop", ["trips", "", "matrix"], ["last"], body=body),
+            helper.make_node("ReduceMax", ["last"], ["one"], keepdims=0),
+            helper.make_node("Cast", ["one"], ["whole"], to=TensorProto.INT64),
+            helper.make_node("Mul", ["times", "whole"], ["turns"]),
+        ],
+        "spinner",
+        [helper.make_tensor_value_info("times", TensorProto.INT64, [1])],
+        [helper.make_tensor_value_info("turns", TensorProto.INT64, [1])],
+        [identity, numpy_helper.from_array(np.array([20], np.int64), "twenty")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    folder.mkdir(parents=True, exist_ok=True)
+    onnx.save(model, folder / "model.onnx")
+    return folder

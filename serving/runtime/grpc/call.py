@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, ClassVar
+
+import msgspec
 
 from serving.runtime.grpc.infer_codec import frame
 from serving.runtime.grpc.status import (
@@ -20,22 +22,21 @@ from serving.runtime.grpc.status import (
 )
 from serving.runtime.http2 import Fields, Headers, Stream, literal
 from serving.runtime.tracing import Trace, parse_traceparent
-from slipway.errors import DeadlineExceeded, ModelNotReady, PayloadTooLarge
+from slipway.errors import DeadlineExceeded, ModelNotReady, PayloadTooLarge, SlipwayError
 
 if TYPE_CHECKING:
     from serving.runtime.grpc.application import GrpcApplication
+
+log = logging.getLogger("slipway.grpc")
 
 ENCODINGS = ("identity", "deflate", "gzip")
 ACCEPTS = (b"grpc-accept-encoding", b",".join(name.encode() for name in ENCODINGS))
 ANSWER_HEADERS = Fields(STATUS_OK, CONTENT_TYPE, ACCEPTS)
 OK_TRAILERS = Fields((b"grpc-status", b"0"))
 _WINDOW_BITS = {"deflate": zlib.MAX_WBITS, "gzip": zlib.MAX_WBITS | 16}
-_EXACT_TIMER_SECONDS = 10.0
-"""A longer deadline is kept by the sweep, half a second late at most; its timer would cost each call 2 us."""
 
 
-@dataclass(slots=True, eq=False)
-class CallHead:
+class CallHead(msgspec.Struct, eq=False):
     """What the headers of a call mean; shared by all calls with the same headers."""
 
     method: Any = None
@@ -50,8 +51,12 @@ class CallHead:
     traceparent: str = ""
     anonymous: bool = True
     """Neither an id nor a trace has to be given back."""
+    plainest: bool = False
+    """Nor is there a deadline, nor anything wrong."""
     template: Any = None
-    """The method's own: what the last call with these headers looked like."""
+    """The method's own, of the first head of its kind: what the last call looked like, and how many
+    before it looked the same."""
+    alike: int = 0
 
     def trace(self) -> Trace | None:
         """A span of its own for every call."""
@@ -70,7 +75,6 @@ class Call(Stream):
     buffer: bytearray | None = None
     expected: int = -1
     """Bytes of the message that is coming, with its prefix; -1 while the prefix is not whole."""
-    deadline: float | None = None
     timer: Any = None
     on_cancel: Callable[[], None] | None = None
     model: str = ""
@@ -91,7 +95,8 @@ class Call(Stream):
             self.fail(head.refused)
             return
         if head.timeout is not None:
-            self._start_deadline(head.timeout)
+            self.deadline = self.arrived + head.timeout
+            self.application.deadlines.watch(self.deadline)
         method = head.method
         if method.client_streaming and not self.closed:
             self.guard(method.open, self)
@@ -128,12 +133,13 @@ class Call(Stream):
             self.on_cancel()
 
     def overdue(self, now: float) -> None:
-        """Called twice a second."""
-        deadline = self.deadline
-        if deadline is None and not self.head.prepared.method.long:
-            deadline = self.arrived + self.application.default_timeout
-        if deadline is not None and deadline < now:
-            self._too_late()
+        """The server's own limit, for calls that bring none."""
+        if (
+            self.deadline is None
+            and not self.head.prepared.method.long
+            and self.arrived + self.application.default_timeout < now
+        ):
+            self.too_late()
 
     @property
     def waits_for_peer(self) -> bool:
@@ -223,7 +229,7 @@ class Call(Stream):
 
     def reply(self, message: bytes, headers: Fields = ANSWER_HEADERS, extra: bytes = b"") -> None:
         """The answer of a unary call."""
-        self._settle()
+        self._settle(Status.OK)
         self.respond(headers, extra, frame(message), OK_TRAILERS)
 
     def send_message(self, message: bytes) -> None:
@@ -233,17 +239,21 @@ class Call(Stream):
         self.send_data(frame(message))
 
     def finish(self) -> None:
-        self._settle()
+        self._settle(Status.OK)
         if not self.answered:
             self.send_headers(ANSWER_HEADERS, self.identity())
         self.send_trailers(OK_TRAILERS)
 
     def identity(self) -> bytes:
         """The request's id as a header: the client's, or one made here for what the engine works on."""
+        given = self._known_id()
+        return literal(b"x-request-id", given.encode("ascii")) if given else b""
+
+    def _known_id(self) -> str:
         given: str = self.head.prepared.request_id
         if self.request is not None:
             given = self.request.request_id = given or self.request.request_id or self.application.ids.new()
-        return literal(b"x-request-id", given.encode("ascii")) if given else b""
+        return given
 
     def fail(self, error: BaseException) -> None:
         if self.closed:
@@ -253,7 +263,17 @@ class Call(Stream):
         if self.request is not None:
             self.model = self.request.model.name
         self.application.count_failure(self, kind_of(error))
-        self._settle()
+        if status is Status.INTERNAL and isinstance(error, SlipwayError):
+            log.error(
+                "%s",
+                message,
+                extra={
+                    "request_id": self._known_id(),
+                    "kind": kind_of(error),
+                    "path": self.head.path.decode("latin-1"),
+                },
+            )
+        self._settle(status)
         end = trailers(status, message, extra)
         if self.answered:
             self.send_trailers(end)
@@ -274,12 +294,7 @@ class Call(Stream):
 
     # -- deadlines and the end ---------------------------------------------------------------------
 
-    def _start_deadline(self, seconds: float) -> None:
-        self.deadline = self.arrived + seconds
-        if seconds <= _EXACT_TIMER_SECONDS:
-            self.timer = self.application.loop.call_later(seconds, self._too_late)
-
-    def _too_late(self) -> None:
+    def too_late(self) -> None:
         if self.closed:
             return
         waited = perf_counter() - self.arrived
@@ -296,16 +311,22 @@ class Call(Stream):
     def limit(self, deadline: float) -> None:
         """An earlier deadline, which the message names."""
         if self.deadline is None or deadline < self.deadline:
-            if self.timer is not None:
-                self.timer.cancel()
-            self._start_deadline(deadline - self.arrived)
+            self.deadline = deadline
+            self.application.deadlines.watch(deadline)
 
     def abandoned(self) -> None:
+        request = self.request
+        if request is not None:
+            request.cancelled = True
         self.fail(ModelNotReady("the server is shutting down", fix="ask again, another replica will answer"))
-        self.cancelled()
+        if self.on_cancel is not None:
+            self.on_cancel()
 
-    def _settle(self) -> None:
-        """The call is answered."""
+    def _settle(self, status: Status) -> None:
+        """The call is over."""
+        ended = self.application.ended
+        if ended is not None:
+            ended(self, status, perf_counter())
         if self.timer is not None:
             self.timer.cancel()
             self.timer = None
@@ -319,4 +340,4 @@ class Call(Stream):
         request = self.request
         if request is not None:
             request.cancelled = True
-        self._settle()
+        self._settle(Status.CANCELLED)

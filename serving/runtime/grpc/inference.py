@@ -17,13 +17,14 @@ from serving.runtime.grpc.protobuf import Descriptors
 from serving.runtime.grpc.request_ids import RequestIds
 from serving.runtime.grpc.streaming import ModelStreamInfer
 from serving.runtime.grpc.templates import Template, Templates, Writer
-from serving.runtime.http2 import Fields, Pattern, RequestHead, literal, respond_all
+from serving.runtime.http2 import Fields, Found, literal, respond_all, respond_rows
 from serving.runtime.messages import Batch, InferRequest, InferResponse, RequestedOutput, Tensor, timeout_of
 from serving.runtime.model import Model
 from serving.runtime.routes import receipt
 from slipway.errors import InvalidRequest, ModelFailed, ModelNotFound, SlipwayError
 
 SERVICE = "inference.GRPCInferenceService"
+_ALIKE = 8
 
 
 class Inference:
@@ -136,29 +137,32 @@ class ModelInfer(Unary):
         self._serving = service.engine.repository.serving
         self._find = service.templates.find
         # One object: the engine tells by identity which requests it may answer together.
-        self._bulk = self._reply_all
+        # None where each has to be logged.
+        config = service.engine.config
+        self._bulk = None if config.access_log else self._reply_all
+        # Captured predictions name their requests.
+        self._named = bool(config.capture_uri)
 
-    def _take(
-        self, template: Template, connection: Any, head: RequestHead, stream_id: int, parts: list[bytes]
-    ) -> None:
+    def _take(self, template: Template, connection: Any, found: list[Found]) -> None:
         """Calls that are like one before in all but the data, which came together."""
         now = perf_counter()
         model = self._serving.get(template.route)
         make, streams = connection.make_stream, connection.streams
-        window = connection.initial_window
         if model is None or template.model() is not model:
-            head.pattern = None
-            connection.forget_usual()
-            for part in parts:
-                call = streams[stream_id] = make(connection, stream_id, head, window, 0, 0, False, True)
-                message = template.opening + part + template.after
-                call.receive(message, 0, len(message))
-                stream_id += 2
+            connection.forget_pattern(found[0][1])
+            for stream_id, head, window, part in found:
+                call = streams[stream_id] = make(connection, stream_id, head, window)
+                call.begin()
+                if not call.closed:
+                    call.remote_closed = True
+                    message = template.opening + part + template.after
+                    call.receive(message, 0, len(message))
             return
         _, _, _, _, _, _, whole, name, datatype, shape, rows, key, _, _, _ = template
         reply, bulk = self._reply, self._bulk
+        gate, deadlines = make.application.gate, make.application.deadlines
         requests: list[InferRequest] = []
-        for part in parts:
+        for stream_id, head, window, part in found:
             request = InferRequest(
                 model,
                 [Tensor(name, datatype, shape, part)],
@@ -170,18 +174,48 @@ class ModelInfer(Unary):
                 bulk,
                 submitted=now,
             )
-            streams[stream_id] = make(
-                connection, stream_id, head, window, 0, whole, False, True, False, False, None, now, request
+            call = streams[stream_id] = make(
+                connection,
+                stream_id,
+                head,
+                window,
+                0,
+                whole,
+                False,
+                True,
+                False,
+                False,
+                None,
+                None,
+                now,
+                request,
             )
+            prepared: CallHead = head.prepared
+            if prepared.plainest and gate is None:
+                requests.append(request)
+                continue
+            if prepared.refused is not None:
+                call.fail(prepared.refused)
+                continue
+            if prepared.timeout is not None:
+                call.deadline = now + prepared.timeout
+                deadlines.watch(call.deadline)
+            if not prepared.anonymous:
+                request.request_id, request.trace = prepared.request_id, prepared.trace()
+            if gate is not None:
+                try:
+                    gate(call, "infer", template.route[0])
+                except Exception as error:
+                    call.fail(error)
+                    continue
             requests.append(request)
-            stream_id += 2
         if len(requests) > 1:
             model.lane.submit_all(requests)
-            return
-        try:
-            model.lane.submit_or_run(requests[0])
-        except SlipwayError as error:
-            reply(requests[0], error)
+        elif requests:
+            try:
+                model.lane.submit_or_run(requests[0])
+            except SlipwayError as error:
+                reply(requests[0], error)
 
     def call(self, call: Call, data: bytes, start: int, stop: int) -> None:
         arrived = perf_counter()
@@ -203,14 +237,18 @@ class ModelInfer(Unary):
                 self._expect(call, learnt, message.id)
 
     def _expect(self, call: Call, template: Template, id: str) -> None:
-        """Let the connection look out for more calls like this one."""
-        head: CallHead = call.head.prepared
-        if template.plain and not id and head.anonymous and head.timeout is None:
-            if head.template is not template:
-                head.template = template  # twice in a row makes a pattern: clients may ask models in turn
-            elif call.application.gate is None:
-                take = partial(self._take, template)
-                call.head.pattern = Pattern(template.opening, template.size, template.after, take)
+        """Let the connection look out for more calls like this one, when there were some in a row: compiling
+        what they have in common takes as long as twenty calls."""
+        if not template.plain or id:
+            return
+        kind: CallHead = call.head.base.prepared
+        if kind.template is not template:
+            kind.template, kind.alike = template, 0
+            return
+        kind.alike += 1
+        if kind.alike == _ALIKE:
+            take = partial(self._take, template)
+            call.connection.expect(call.head, template.opening, template.size, template.after, take)
 
     def _admit(
         self, call: Call, template: Template, id: str, data: bytes, position: int, arrived: float
@@ -234,12 +272,12 @@ class ModelInfer(Unary):
             (call.connection, call.id),
         )
         head: CallHead = call.head.prepared
-        if template.plain and not id and call.deadline is None and head.anonymous:
+        if template.plain and not id:
             request.bulk = self._bulk
         else:
             request.id = id
             request.outputs, request.parameters = template.outputs, template.parameters
-            request.deadline = call.deadline
+        if not head.anonymous:
             request.request_id, request.trace = head.request_id, head.trace()
         call.request = request
         model.lane.submit_or_run(request)
@@ -281,20 +319,34 @@ class ModelInfer(Unary):
     def _reply_all(self, requests: list[InferRequest], batch: Batch) -> None:
         """Single rows that shared a run."""
         writer: Writer = requests[0].model.extras["grpc"]
+        count = len(requests)
         try:
-            rows = writer.rows(batch)
+            form = writer.form(batch) if batch.rows == count <= request_ids.MOST else None
+            if form is None:
+                for row, request in enumerate(requests):
+                    if not request.cancelled:
+                        self._reply(request, InferResponse(request, batch, row, row + 1))
+                return
+            targets = [request.context for request in requests]
+            ids = self._service.ids
+            named = self._named or any([request.request_id or request.trace for request in requests])  # noqa: C419
+            columns = form.columns([array.tobytes() for array in batch.arrays])
+            if not named:
+                respond_rows(targets, writer.headers, ids.new_headers(count), form, columns, OK_TRAILERS)
+                return
+            told = [self._identify(request) for request in requests]
+            respond_all(targets, writer.headers, told, form.bodies(columns), OK_TRAILERS)
         except Exception as error:
             for request in requests:
                 self._reply(request, ModelFailed(f"the answer cannot be written: {error!r}"))
-            return
-        if rows is None or len(rows) != len(requests) or len(rows) > request_ids.MOST:
-            for row, request in enumerate(requests):
-                if not request.cancelled:
-                    self._reply(request, InferResponse(request, batch, row, row + 1))
-            return
-        targets = [request.context for request in requests]
-        ids = self._service.ids.new_headers(len(rows))
-        respond_all(targets, writer.headers, ids, rows, OK_TRAILERS)
+
+    def _identify(self, request: InferRequest) -> bytes:
+        """What the answer says of the request: its id, its trace."""
+        given = request.request_id = request.request_id or self._service.ids.new()
+        told = literal(b"x-request-id", given.encode("ascii"))
+        if request.trace is not None:
+            told += literal(b"traceparent", request.trace.header.encode())
+        return told
 
 
 def _asks(action: Action, model: Callable[[dict[str, Any]], str] = lambda request: "") -> Guard:

@@ -20,7 +20,7 @@ from serving.runtime.grpc import infer_codec as codec
 from serving.runtime.grpc import wire
 from serving.runtime.grpc.infer_codec import InferMessage
 from serving.runtime.grpc.protobuf import read_text
-from serving.runtime.http2 import Fields
+from serving.runtime.http2 import Fields, Form
 from serving.runtime.messages import Batch, InferRequest, InferResponse, RequestedOutput
 from serving.runtime.model import Model
 
@@ -149,7 +149,7 @@ class Writer:
         self._head = codec.write_text(1, model.name) + codec.write_text(2, model.version)
         self._parameters = codec.write_parameters(4, receipt)
         self._outputs: dict[Any, bytes] = {}
-        self._rows: tuple[tuple[tuple[int, ...], ...], list[bytes]] | None = None
+        self._form: tuple[tuple[tuple[int, ...], ...], Form] | None = None
 
     def message(self, response: InferResponse) -> bytes:
         """A ModelInferResponse with raw contents."""
@@ -176,28 +176,16 @@ class Writer:
         spec = self.model.outputs[number]
         return codec.write_output(spec.name, spec.datatype.name, shape)
 
-    def rows(self, batch: Batch) -> list[bytes] | None:
-        """Framed answers for every single row of a batch; None when they have no common form."""
-        arrays = batch.arrays
-        shapes = tuple([array.shape[1:] for array in arrays])
-        if self._rows is None or self._rows[0] != shapes:
+    def form(self, batch: Batch) -> Form | None:
+        """What the framed answers to single rows have in common; None when they have no common form."""
+        shapes = tuple([array.shape[1:] for array in batch.arrays])
+        if self._form is None or self._form[0] != shapes:
             pieces = self._row_pieces(batch, shapes)
             if pieces is None:
                 return None
-            self._rows = (shapes, pieces)
-        pieces = self._rows[1]
-        count = batch.rows
-        if len(arrays) == 1:
-            blob = arrays[0].tobytes()
-            width = len(blob) // count
-            first = pieces[0]
-            return [first + blob[at : at + width] for at in range(0, len(blob), width)]
-        columns: list[list[bytes]] = []
-        for piece, array in zip(pieces, arrays, strict=True):
-            blob = array.tobytes()
-            width = len(blob) // count
-            columns.append([piece + blob[at : at + width] for at in range(0, len(blob), width)])
-        return [b"".join(row) for row in zip(*columns, strict=True)]
+            widths = [array.nbytes // batch.rows for array in batch.arrays]
+            self._form = (shapes, Form(pieces, widths))
+        return self._form[1]
 
     def _row_pieces(self, batch: Batch, shapes: tuple[tuple[int, ...], ...]) -> list[bytes] | None:
         """What stands before the raw contents of each output; the first with gRPC's prefix in it."""

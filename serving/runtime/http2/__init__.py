@@ -5,8 +5,10 @@ from serving.runtime.http2.connection import Application, Connection
 from serving.runtime.http2.front import Front
 from serving.runtime.http2.hpack import Fields, Headers, literal
 from serving.runtime.http2.limits import Limits
-from serving.runtime.http2.request import Pattern, RequestHead
+from serving.runtime.http2.patterns import Found, Pattern
+from serving.runtime.http2.request import RequestHead
 from serving.runtime.http2.sender import respond_all
+from serving.runtime.http2.sheets import Form, respond_rows
 from serving.runtime.http2.stream import Stream
 
 __all__ = [
@@ -14,6 +16,8 @@ __all__ = [
     "Connection",
     "ErrorCode",
     "Fields",
+    "Form",
+    "Found",
     "Front",
     "Headers",
     "Limits",
@@ -22,4 +26,5 @@ __all__ = [
     "Stream",
     "literal",
     "respond_all",
+    "respond_rows",
 ]

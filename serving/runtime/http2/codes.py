@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 from enum import IntEnum
+from struct import Struct
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+
+FRAME = Struct(">IBI")
+"""Length and type (24 + 8 bits) as one number, flags, stream."""
+WORD = Struct(">I")
 
 # Frame types (section 6).
 DATA = 0x0

@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
-from struct import Struct
-from typing import Any, NamedTuple, Protocol, cast
+from typing import Any, Protocol, cast
 
 from serving.runtime.http2 import codes
-from serving.runtime.http2.codes import ConnectionFault, ErrorCode, MalformedRequest
-from serving.runtime.http2.control import RESET_COST, Control
-from serving.runtime.http2.hpack import HeaderDecoder, Headers
+from serving.runtime.http2.codes import FRAME, WORD, ConnectionFault, ErrorCode, MalformedRequest
+from serving.runtime.http2.control import RESET_COST
+from serving.runtime.http2.hpack import Header, HeaderDecoder, Headers
 from serving.runtime.http2.limits import Limits
-from serving.runtime.http2.request import Pattern, RequestHead, check_trailers
-from serving.runtime.http2.sender import FRAME, WORD
+from serving.runtime.http2.request import RequestHead, check_trailers, fixed_headers
 from serving.runtime.http2.stream import Stream
+from serving.runtime.http2.taking import Taking
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +25,7 @@ _unpack = FRAME.unpack_from
 _word = WORD.unpack_from
 _CACHED_BLOCK = 1024
 _CACHED_BLOCKS = 64
+_CACHED_BASES = 32
 _SKIPPED_RANGES = 32
 
 
@@ -47,36 +46,21 @@ class Application(Protocol):
     def prepare(self, head: RequestHead) -> Any:
         """What the application makes of a header block; kept as long as the block comes again."""
 
-
-class _Usual(NamedTuple):
-    unpack: Callable[[bytes, int], tuple[Any, ...]]
-    whole: int
-    """Of both frames."""
-    head: RequestHead
-    pattern: Pattern
-    size: int
-    """Of the body."""
-    first: bytes
-    """Length, type and flags of HEADERS."""
-    second: bytes
-    """The header block, then length, type and flags of DATA."""
-    opening: bytes
-    after: bytes
+    def vary(self, head: RequestHead) -> Any:
+        """As `prepare`, of a head with the same fixed headers as `head.base`, which was prepared before."""
 
 
-class Connection(Control, asyncio.Protocol):
+class Connection(Taking, asyncio.Protocol):
     __slots__ = (
         "_application",
+        "_bases",
         "_block",
         "_block_frames",
         "_block_stream",
-        "_consumed",
-        "_continuing",
         "_decoder",
         "_heads",
         "_peers",
         "_skipped",
-        "_usual",
         "heard",
         "make_stream",
     )
@@ -94,10 +78,8 @@ class Connection(Control, asyncio.Protocol):
         self._peers = peers
         self._decoder = HeaderDecoder(limits.header_list)
         self._heads: dict[bytes, RequestHead] = {}
+        self._bases: dict[tuple[Header, ...], RequestHead] = {}
         self._skipped: list[tuple[int, int]] = []
-        self._consumed = 0
-        self._usual: _Usual | None = None
-        self._continuing = False
         self._block = bytearray()
         self._block_frames = 0
         self._block_stream = (0, False, False)
@@ -120,6 +102,11 @@ class Connection(Control, asyncio.Protocol):
         self._transport = transport = cast(asyncio.Transport, transport)
         transport.set_write_buffer_limits(self.limits.write_buffer)
         self._peers.add(self)
+        if len(self._peers) > self.limits.connections:
+            self.fail(ErrorCode.ENHANCE_YOUR_CALM, "too many open connections")
+
+    def introduce(self) -> None:
+        """Our half of the preface; not before the peer's: a client of HTTP/1 would take it for the answer."""
         limits = self.limits
         settings = (
             (codes.MAX_CONCURRENT_STREAMS, limits.concurrent_streams),
@@ -130,8 +117,6 @@ class Connection(Control, asyncio.Protocol):
         payload = b"".join(key.to_bytes(2, "big") + value.to_bytes(4, "big") for key, value in settings)
         self._frame(codes.SETTINGS, 0, 0, payload)
         self._frame(codes.WINDOW_UPDATE, 0, 0, WORD.pack(limits.connection_window - codes.DEFAULT_WINDOW))
-        if len(self._peers) > limits.connections:
-            self.fail(ErrorCode.ENHANCE_YOUR_CALM, "too many open connections")
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._peers.discard(self)
@@ -147,9 +132,14 @@ class Connection(Control, asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self.heard = True
+        if self._faulted:
+            return
         if self._rest:
             data = self._rest + data
             self._rest = b""
+        # What is answered at once leaves at once, without another turn of the loop.
+        scheduled = self._flushing
+        self._flushing = True
         try:
             position = 0 if self.greeted else self._greet(data)
             if position >= 0:
@@ -159,10 +149,14 @@ class Connection(Control, asyncio.Protocol):
             else:
                 self._rest = data
         except ConnectionFault as fault:
+            self._found.clear()
             self.fail(fault.code, fault.reason)
         except Exception:
             log.exception("the HTTP/2 front failed on a connection")
+            self._found.clear()
             self.fail(ErrorCode.INTERNAL_ERROR, "an error of the server")
+        if not scheduled:
+            self._flush()
 
     # Frames
 
@@ -173,6 +167,7 @@ class Connection(Control, asyncio.Protocol):
         preface = codes.PREFACE
         if data.startswith(preface):
             self.greeted = True
+            self.introduce()
             if len(data) >= len(preface) + 4 and data[len(preface) + 3] != codes.SETTINGS:
                 raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "the first frame is not SETTINGS")
             return len(preface)
@@ -192,8 +187,9 @@ class Connection(Control, asyncio.Protocol):
         frame_size, window = limits.frame_size, limits.connection_window
         streams = self.streams
         while length - position >= 9:
-            if self._usual is not None:
-                position = self._take_usual(self._usual, data, position, length)
+            usual = self._usual
+            if usual is not None and usual.begins(data, position):
+                position = self._take_usual(usual, data, position)
                 if length - position < 9:
                     break
             first, flags, stream_id = _unpack(data, position)
@@ -216,6 +212,11 @@ class Connection(Control, asyncio.Protocol):
                 raise ConnectionFault(
                     ErrorCode.PROTOCOL_ERROR, "another frame stands between HEADERS and CONTINUATION"
                 )
+            if kind == codes.HEADERS:
+                position = self._headers(flags, stream_id, data, start, stop)
+                continue
+            if self._found and (kind != codes.WINDOW_UPDATE or stream_id):
+                self._hand_over()
             if kind == codes.DATA:
                 self._consumed += size
                 if self._consumed > window:
@@ -254,69 +255,13 @@ class Connection(Control, asyncio.Protocol):
                     and not stream.closed
                 ):
                     self.return_credit(stream)
-            elif kind == codes.HEADERS:
-                self._headers(flags, stream_id, data, start, stop)
             elif kind == codes.CONTINUATION:
                 self._continuation(flags, stream_id, data[start:stop])
             else:
                 self._frame_of_control(kind, flags, stream_id, data[start:stop])
+        if self._found:
+            self._hand_over()
         return position
-
-    def _take_usual(self, usual: _Usual, data: bytes, position: int, length: int) -> int:
-        """Take the requests of the usual pattern; the answer is where the first other frame begins."""
-        unpack, whole, head, pattern, size, first, second, opening, after = usual
-        limits = self.limits
-        most = min(
-            (length - position) // whole,
-            limits.concurrent_streams - len(self.streams),
-            (limits.connection_window // 2 - self._consumed) // size,
-        )
-        if most <= 0 or self._continuing or self._drained_above != codes.LARGEST_STREAM_ID:
-            return position
-        stream_id = began = self._last_id + 2
-        found: list[bytes] = []
-        for _ in range(most):
-            one, its_id, two, other_id, start, part, end = unpack(data, position)
-            if (
-                its_id != stream_id
-                or other_id != stream_id
-                or one != first
-                or two != second
-                or start != opening
-                or end != after
-            ):
-                break
-            found.append(part)
-            stream_id += 2
-            position += whole
-        if found:
-            self._last_id = stream_id - 2
-            self._consumed += size * len(found)
-            pattern.take(self, head, began, found)
-        return position
-
-    def _learn_usual(self, head: RequestHead, block: bytes) -> None:
-        """The frames of the application's pattern: HEADERS with this block, and one DATA with all."""
-        pattern = head.pattern
-        if pattern is None or (self._usual is not None and self._usual.pattern is pattern):
-            return
-        size = len(pattern.opening) + pattern.size + len(pattern.after)
-        if size > min(self.limits.frame_size, self.limits.stream_window) or head.content_length is not None:
-            return
-        second = block + FRAME.pack(size << 8 | codes.DATA, codes.END_STREAM, 0)[:5]
-        layout = Struct(f">5sI{len(second)}sI{len(pattern.opening)}s{pattern.size}s{len(pattern.after)}s")
-        first = FRAME.pack(len(block) << 8 | codes.HEADERS, codes.END_HEADERS, 0)[:5]
-        self._usual = _Usual(
-            layout.unpack_from,
-            layout.size,
-            head,
-            pattern,
-            size,
-            first,
-            second,
-            pattern.opening,
-            pattern.after,
-        )
 
     def _fits_length(self, stream: Stream) -> bool:
         length = stream.head.content_length
@@ -336,8 +281,10 @@ class Connection(Control, asyncio.Protocol):
 
     # Headers
 
-    def _headers(self, flags: int, stream_id: int, data: bytes, start: int, stop: int) -> None:
+    def _headers(self, flags: int, stream_id: int, data: bytes, start: int, stop: int) -> int:
+        """The answer is where the next frame begins that has not been taken."""
         depends_on_itself = False
+        after = stop
         if flags & (codes.PADDED | codes.PRIORITY_FLAG):
             if flags & codes.PADDED:
                 start, stop = _unpad(data, start, stop)
@@ -348,12 +295,12 @@ class Connection(Control, asyncio.Protocol):
                 start += 5
         ended = bool(flags & codes.END_STREAM)
         if flags & codes.END_HEADERS:
-            self._header_block(stream_id, ended, depends_on_itself, data[start:stop])
-            return
+            return self._header_block(stream_id, ended, depends_on_itself, data[start:stop], data, after)
         self._continuing = True
         self._block = bytearray(data[start:stop])
         self._block_frames = 0
         self._block_stream = (stream_id, ended, depends_on_itself)
+        return after
 
     def _continuation(self, flags: int, stream_id: int, payload: bytes) -> None:
         if not self._continuing or stream_id != self._block_stream[0]:
@@ -367,17 +314,27 @@ class Connection(Control, asyncio.Protocol):
             block, self._block = bytes(self._block), bytearray()
             self._header_block(*self._block_stream, block)
 
-    def _header_block(self, stream_id: int, ended: bool, depends_on_itself: bool, block: bytes) -> None:
+    def _header_block(
+        self,
+        stream_id: int,
+        ended: bool,
+        depends_on_itself: bool,
+        block: bytes,
+        data: bytes = b"",
+        after: int = 0,
+    ) -> int:
+        """`after` is where in `data` the next frame begins; the answer, where the next that is not taken."""
         if stream_id <= self._last_id or stream_id % 2 == 0:
+            self._hand_over()
             self._headers_again(stream_id, ended, block)
-            return
+            return after
         if stream_id > self._last_id + 2:
             del self._skipped[: len(self._skipped) - _SKIPPED_RANGES + 1]
             self._skipped.append((self._last_id, stream_id))
         self._last_id = stream_id
         head = self._heads.get(block)
         if head is not None:
-            if head.pattern is not None:
+            if head.base.pattern is not None:
                 self._learn_usual(head, block)
         else:
             try:
@@ -385,30 +342,36 @@ class Connection(Control, asyncio.Protocol):
             except MalformedRequest as error:
                 log.debug("stream %d: %s", stream_id, error)
                 self._refuse(stream_id, ErrorCode.PROTOCOL_ERROR)
-                return
+                return after
         if depends_on_itself:
             self._refuse(stream_id, ErrorCode.PROTOCOL_ERROR)
-            return
-        if len(self.streams) >= self.limits.concurrent_streams:
+            return after
+        if len(self.streams) + len(self._found) >= self.limits.concurrent_streams:
             self._refuse(stream_id, ErrorCode.REFUSED_STREAM)
-            return
+            return after
         if stream_id > self._drained_above:
-            return  # the last GOAWAY told the peer that it is not taken
+            return after  # the last GOAWAY told the peer that it is not taken
         if head is None:
             stream = Stream(self, stream_id, None, self.initial_window)
             stream.remote_closed = ended
             self.streams[stream_id] = stream
             self._annoy(RESET_COST)
             stream.send_headers(self._application.headers_too_large, end=True)
-            return
+            return after
+        pattern = head.base.pattern
+        if pattern is not None and not ended:
+            beyond = self._take_body(pattern, head, stream_id, data, after)
+            if beyond > after:
+                return beyond
         stream = self.make_stream(self, stream_id, head, self.initial_window)
         self.streams[stream_id] = stream
         if ended:
             stream.remote_closed = True
             if head.content_length:
                 self._cancel(stream, ErrorCode.PROTOCOL_ERROR)
-                return
+                return after
         stream.begin()
+        return after
 
     def _decode_head(self, block: bytes) -> RequestHead | None:
         changes = self._decoder.changes
@@ -418,21 +381,25 @@ class Connection(Control, asyncio.Protocol):
             self._forget_heads()
         if headers is None:
             return None
-        head = RequestHead(headers)
-        head.prepared = self._application.prepare(head)
+        base = self._bases.get(fixed_headers(headers))
+        head = base.varied(headers) if base is not None else None
+        if head is not None:
+            head.prepared = self._application.vary(head)
+        else:
+            head = RequestHead(headers)
+            head.prepared = self._application.prepare(head)
+            if len(self._bases) >= _CACHED_BASES:
+                self._bases.clear()
+            self._bases.setdefault(head.key, head)
         if not changed and len(block) <= _CACHED_BLOCK:
             if len(self._heads) >= _CACHED_BLOCKS:
-                self._forget_heads()
+                del self._heads[next(iter(self._heads))]
             self._heads[block] = head
         return head
 
     def _forget_heads(self) -> None:
         """The decoder's table is another: the same bytes may mean something else now."""
         self._heads.clear()
-        self._usual = None
-
-    def forget_usual(self) -> None:
-        """What the application made of the usual pattern does not hold any more."""
         self._usual = None
 
     def _headers_again(self, stream_id: int, ended: bool, block: bytes) -> None:

@@ -6,9 +6,9 @@ import asyncio
 import logging
 
 from serving.runtime.http2 import codes
-from serving.runtime.http2.codes import ConnectionFault, ErrorCode
+from serving.runtime.http2.codes import WORD, ConnectionFault, ErrorCode
 from serving.runtime.http2.limits import Limits
-from serving.runtime.http2.sender import WORD, Sender
+from serving.runtime.http2.sender import Sender
 from serving.runtime.http2.stream import Stream
 
 log = logging.getLogger(__name__)
@@ -218,6 +218,8 @@ class Control(Sender):
         if self._faulted:
             return
         self._faulted = True
+        if not self.greeted:
+            self.introduce()
         log.debug("closing a connection: %s: %s", code.name, reason)
         for stream in list(self.streams.values()):
             self.forget(stream)
@@ -269,6 +271,9 @@ class Control(Sender):
             return
         self._frame(codes.GOAWAY, 0, 0, WORD.pack(codes.LARGEST_STREAM_ID) + WORD.pack(ErrorCode.NO_ERROR))
         self._frame(codes.PING, 0, 0, _DRAIN_PING)
+
+    def introduce(self) -> None:
+        """Send our settings."""
 
     def finish_draining(self) -> None:
         """Second step, when the peer has seen the first: the last stream that is taken."""

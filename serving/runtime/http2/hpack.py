@@ -7,8 +7,10 @@ their headers. gRPC clients repeat a block of 10 bytes for every call, and pay o
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from collections.abc import Sequence
+from functools import lru_cache
 
 from serving.runtime.http2.codes import ConnectionFault, ErrorCode
 from serving.runtime.http2.huffman import decode as huffman_decode
@@ -31,6 +33,9 @@ ENTRY_OVERHEAD = 32
 """Section 4.1: what an entry counts beside its bytes."""
 
 _LARGEST_INTEGER = 2**28
+_INDEXED = re.compile(rb"[\x81-\xfe]{1,64}")
+"""Fields that are in a table, with an index of one byte."""
+_KEPT_RUNS = 64
 _ENCODER_CACHE = 64
 
 STATIC_TABLE: tuple[Header, ...] = (
@@ -94,11 +99,14 @@ def _bad(reason: str) -> ConnectionFault:
 
 
 class HeaderDecoder:
-    __slots__ = ("_list_limit", "_table")
+    __slots__ = ("_list_limit", "_runs", "_runs_of", "_table")
 
     def __init__(self, list_limit: int) -> None:
         self._table = _Table()
         self._list_limit = list_limit
+        self._runs: dict[bytes, tuple[list[Header], int]] = {}
+        """What blocks begin with, as long as the table stays: clients put what changes (ids) behind it."""
+        self._runs_of = 0
 
     @property
     def changes(self) -> int:
@@ -114,6 +122,13 @@ class HeaderDecoder:
         headers: list[Header] = []
         room = self._list_limit
         position, end = 0, len(block)
+        run = _INDEXED.match(block)
+        if run is not None:
+            known, size = self._run(run[0])
+            position = run.end()
+            room -= size
+            if room >= 0:
+                headers += known
         while position < end:
             first = block[position]
             position += 1
@@ -149,6 +164,17 @@ class HeaderDecoder:
             if room >= 0:
                 headers.append(header)
         return headers if room >= 0 else None
+
+    def _run(self, indexes: bytes) -> tuple[list[Header], int]:
+        if self._runs_of != self._table.changes or len(self._runs) >= _KEPT_RUNS:
+            self._runs.clear()
+            self._runs_of = self._table.changes
+        found = self._runs.get(indexes)
+        if found is None:
+            headers = [self._entry(index & 0x7F) for index in indexes]
+            size = sum([len(name) + len(value) + ENTRY_OVERHEAD for name, value in headers])
+            found = self._runs[indexes] = (headers, size)
+        return found
 
     def _entry(self, index: int) -> Header:
         if 0 < index <= _STATIC_COUNT:
@@ -280,7 +306,12 @@ class HeaderEncoder:
 
 def literal(name: bytes, value: bytes) -> bytes:
     """One header, coded by itself and kept out of every table: for ids, which would push all else out."""
-    return b"\x00" + _prefixed(len(name), 0x7F, 0) + name + _prefixed(len(value), 0x7F, 0) + value
+    return _literal_name(name) + _prefixed(len(value), 0x7F, 0) + value
+
+
+@lru_cache(64)
+def _literal_name(name: bytes) -> bytes:
+    return b"\x00" + _prefixed(len(name), 0x7F, 0) + name
 
 
 def _prefixed(value: int, mask: int, kind: int) -> bytes:

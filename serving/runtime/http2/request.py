@@ -3,47 +3,41 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from typing import Any
 
 from serving.runtime.http2.codes import MalformedRequest
 from serving.runtime.http2.hpack import Header
+from serving.runtime.http2.patterns import Pattern
 
 _NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+")
-# Section 8.2.1: no NUL, CR, LF; no white space at either end.
-_BAD_VALUE = re.compile(rb"[\x00\r\n]|\A[ \t]|[ \t]\Z")
 _PSEUDO = frozenset((b":method", b":scheme", b":path", b":authority"))
 _CONNECTION_SPECIFIC = frozenset(
     (b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade")
 )
 
 
-class Pattern:
-    """Requests that differ from one that was read in their stream and in one stretch of their body alone.
+_FIXED = _PSEUDO | {b"content-type", b"content-length", b"te", b"grpc-encoding", b"content-encoding"}
+"""What a request is by. All other headers may change from call to call (deadlines, ids, traces)."""
+_KNOWN_NAMES = 512
 
-    The connection compares all the rest in one step for each, and hands over what is new. 2 us a request,
-    where going frame by frame takes 10.
-    """
-
-    __slots__ = ("after", "opening", "size", "take")
-
-    def __init__(self, opening: bytes, size: int, after: bytes, take: Take) -> None:
-        self.opening = opening
-        self.size = size
-        """Of the stretch between `opening` and `after`."""
-        self.after = after
-        self.take = take
-
-
-Take = Callable[[Any, "RequestHead", int, list[bytes]], None]
-"""Gets connection, head, the first stream, and the stretches of it and the streams that follow, each two
-higher. It makes the streams, and deals with all errors itself."""
+_known_names: set[bytes] = set()
+"""Names that have been found right: looking one up takes a tenth of the check."""
 
 
 class RequestHead:
     """The validated headers of a request. Shared by all requests with the same block: never changed."""
 
-    __slots__ = ("authority", "content_length", "headers", "method", "path", "pattern", "prepared")
+    __slots__ = (
+        "authority",
+        "base",
+        "content_length",
+        "headers",
+        "key",
+        "method",
+        "path",
+        "pattern",
+        "prepared",
+    )
 
     def __init__(self, headers: list[Header]) -> None:
         pseudo: dict[bytes, bytes] = {}
@@ -52,7 +46,10 @@ class RequestHead:
         self.prepared: Any = None
         """The application's own, made once a block."""
         self.pattern: Pattern | None = None
-        """Set by the application when it has seen a request that will come again but for a part of it."""
+        """Of a base: set by the application when requests come again and again but for a part of the body."""
+        self.base = self
+        """The first head with the same fixed headers."""
+        self.key = fixed_headers(headers)
         for header in headers:
             name, value = header
             if name[:1] == b":":
@@ -62,8 +59,7 @@ class RequestHead:
                     raise MalformedRequest(f"{_show(name)} is not a pseudo-header of requests")
                 if name in pseudo:
                     raise MalformedRequest(f"{_show(name)} stands there twice")
-                if _BAD_VALUE.search(value):
-                    raise MalformedRequest(f"{_show(name)} has a character that is not allowed")
+                _check_value(name, value)
                 pseudo[name] = value
                 continue
             check_field(name, value)
@@ -85,15 +81,51 @@ class RequestHead:
         if not self.path.startswith(b"/") and not (self.path == b"*" and self.method == b"OPTIONS"):
             raise MalformedRequest(":path is missing or does not begin with a slash")
 
+    def varied(self, headers: list[Header]) -> RequestHead | None:
+        """The head of a request with the same fixed headers; None when it has to be looked at as a whole.
+
+        Costs a third of the constructor: what is the same has been checked.
+        """
+        pseudo = sum([1 for name, _ in self.key if name[:1] == b":"])
+        if headers[pseudo - 1] != self.key[pseudo - 1]:
+            return None  # a regular header stands before one of those
+        head = RequestHead.__new__(RequestHead)
+        head.headers = regular = headers[pseudo:]
+        for name, value in regular:
+            if name not in _FIXED:
+                check_field(name, value)
+        head.method, head.path, head.authority = self.method, self.path, self.authority
+        head.content_length = self.content_length
+        head.prepared = head.pattern = None
+        head.base, head.key = self, self.key
+        return head
+
+
+def fixed_headers(headers: list[Header]) -> tuple[Header, ...]:
+    """In their order: heads with the same ones are made of the first."""
+    return tuple([header for header in headers if header[0] in _FIXED])
+
 
 def check_field(name: bytes, value: bytes) -> None:
+    if name in _known_names:
+        _check_value(name, value)
+        return
     if not _NAME.fullmatch(name):
         raise MalformedRequest(f"{_show(name)} is no header name in lower case")
     if name in _CONNECTION_SPECIFIC:
         raise MalformedRequest(f"{_show(name)} belongs to HTTP/1.1")
     if name == b"te" and value != b"trailers":
         raise MalformedRequest(f"te is {_show(value)}, only trailers may be asked for")
-    if _BAD_VALUE.search(value):
+    _check_value(name, value)
+    if name != b"te":
+        if len(_known_names) >= _KNOWN_NAMES:
+            _known_names.clear()
+        _known_names.add(name)
+
+
+def _check_value(name: bytes, value: bytes) -> None:
+    """Section 8.2.1: no NUL, CR, LF; no white space at either end."""
+    if b"\n" in value or b"\r" in value or b"\0" in value or value.strip(b" \t") != value:
         raise MalformedRequest(f"{_show(name)} has a character that is not allowed")
 
 

@@ -5,18 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from struct import Struct
 from typing import NamedTuple
 
 from serving.runtime.http2 import codes
-from serving.runtime.http2.codes import ErrorCode
+from serving.runtime.http2.codes import FRAME, WORD, ErrorCode
 from serving.runtime.http2.hpack import Fields, HeaderEncoder, Headers
 from serving.runtime.http2.limits import Limits
 from serving.runtime.http2.stream import Stream
-
-FRAME = Struct(">IBI")
-"""Length and type (24 + 8 bits) as one number, flags, stream."""
-WORD = Struct(">I")
 
 _pack = FRAME.pack
 _JOIN_LIMIT = 1 << 16
@@ -25,11 +22,12 @@ _EARNED_BY_DATA = 4
 _KEPT_SHAPES = 64
 
 
-class _Frames(NamedTuple):
-    """Answers of one shape differ in stream, extra headers and data; this is the rest of them."""
+class Frames(NamedTuple):
+    """Answers of one shape differ in stream, extra headers and data; this is the rest of them.
 
-    changes: int
-    """Of the encoder's table: while it stays, the blocks say the same."""
+    Connections whose tables are alike share one: what is written for all of them at once tells by identity.
+    """
+
     layout: Struct
     first: bytes
     """Length, type and flags of HEADERS."""
@@ -53,6 +51,22 @@ class _Frames(NamedTuple):
             stream_id,
             self.end,
         )
+
+
+@lru_cache(512)
+def _frames(block: bytes, size: int, extra: int, end: bytes) -> Frames:
+    return Frames(
+        Struct(f">5sI{len(block)}s{extra}s5sI{size}s5sI{len(end)}s"),
+        _pack((len(block) + extra) << 8 | codes.HEADERS, codes.END_HEADERS, 0)[:5],
+        block,
+        _pack(size << 8 | codes.DATA, 0, 0)[:5],
+        _pack(len(end) << 8 | codes.HEADERS, codes.END_HEADERS | codes.END_STREAM, 0)[:5],
+        end,
+    )
+
+
+Shape = tuple[Fields, Fields, int, int]
+"""Headers, trailers, bytes of data, bytes of further headers."""
 
 
 class Sender:
@@ -89,7 +103,8 @@ class Sender:
         self._loop = loop
         self._transport: asyncio.Transport | None = None
         self._encoder = HeaderEncoder()
-        self._shapes: dict[tuple[Fields, Fields, int, int], _Frames] = {}
+        self._shapes: dict[Shape, tuple[int, Frames]] = {}
+        """With the state of the encoder's table: while it stays, the blocks say the same."""
         self._out: list[bytes | memoryview] = []
         self._out_size = 0
         self._flushing = False
@@ -162,19 +177,21 @@ class Sender:
             return
         self._window -= size
         shape = (headers, trailers, size, len(extra))
-        frames = self._shapes.get(shape)
-        if frames is None or frames.changes != self._encoder.changes:
-            frames = self._frame_response(shape)
-            if frames is None:
-                self._header_frames(stream.id, self._encoder.encode(headers) + extra, False)
-                self._frame(codes.DATA, 0, stream.id, data)
-                self._header_frames(stream.id, self._encoder.encode(trailers), True)
-                self._finish(stream)
-                return
-        self._write(frames.fill(stream.id, extra, data))
+        frames = self.frames(shape) or self._frame_response(shape)
+        if frames is None:
+            self._header_frames(stream.id, self._encoder.encode(headers) + extra, False)
+            self._frame(codes.DATA, 0, stream.id, data)
+            self._header_frames(stream.id, self._encoder.encode(trailers), True)
+        else:
+            self._write(frames.fill(stream.id, extra, data))
         self._finish(stream)
 
-    def _frame_response(self, shape: tuple[Fields, Fields, int, int]) -> _Frames | None:
+    def frames(self, shape: Shape) -> Frames | None:
+        """None where the shape has to be made first, or anew."""
+        known = self._shapes.get(shape)
+        return known[1] if known is not None and known[0] == self._encoder.changes else None
+
+    def _frame_response(self, shape: Shape) -> Frames | None:
         """What all answers of a shape have in common: the frames without stream, extra headers and data.
 
         None when a block would put something into the table, which is said once, or takes several frames.
@@ -183,18 +200,10 @@ class Sender:
         block, end = self._encoder.known(headers), self._encoder.known(trailers)
         if block is None or end is None or max(len(block) + extra, len(end)) > codes.DEFAULT_FRAME_SIZE:
             return None
-        frames = _Frames(
-            self._encoder.changes,
-            Struct(f">5sI{len(block)}s{extra}s5sI{size}s5sI{len(end)}s"),
-            _pack((len(block) + extra) << 8 | codes.HEADERS, codes.END_HEADERS, 0)[:5],
-            block,
-            _pack(size << 8 | codes.DATA, 0, 0)[:5],
-            _pack(len(end) << 8 | codes.HEADERS, codes.END_HEADERS | codes.END_STREAM, 0)[:5],
-            end,
-        )
+        frames = _frames(block, size, extra, end)
         if len(self._shapes) >= _KEPT_SHAPES:
             self._shapes.clear()
-        self._shapes[shape] = frames
+        self._shapes[shape] = (self._encoder.changes, frames)
         return frames
 
     def send_headers(self, stream: Stream, headers: Fields | Headers, extra: bytes, end: bool) -> None:
@@ -324,27 +333,31 @@ def respond_all(
     bodies: Sequence[bytes],
     trailers: Fields,
 ) -> None:
-    """`send_response` for many streams, by connection and id: extras and bodies are of one length each.
+    """`send_response` for many streams, by connection and id: all bodies are of one length.
 
     Streams that are no more are passed over. What it does once a connection and not once an answer is half
     of the work of answering.
     """
     size = len(bodies[0])
     sender: Sender | None = None
-    room = False
+    extra_size = -1
+    frames: Frames | None = None
     for (target, stream_id), extra, body in zip(targets, extras, bodies, strict=True):
-        if target is not sender:
-            sender, streams = target, target.streams
-            shape = (headers, trailers, size, len(extra))
-            frames = sender._shapes.get(shape)
-            room = frames is not None and frames.changes == sender._encoder.changes and not sender._paused
-            if room and frames is not None:
-                _, layout, first, block, second, third, end = frames
+        if target is not sender or len(extra) != extra_size:
+            sender, streams, extra_size = target, target.streams, len(extra)
+            frames = None if sender._paused else sender.frames((headers, trailers, size, extra_size))
+            if frames is not None:
+                layout, first, block, second, third, end = frames
                 pack, whole = layout.pack, layout.size
         stream = streams.pop(stream_id, None)
         if stream is None:
             continue
-        if not room or size > sender._window or size > stream.send_window or size > codes.DEFAULT_FRAME_SIZE:
+        if (
+            frames is None
+            or size > sender._window
+            or size > stream.send_window
+            or size > codes.DEFAULT_FRAME_SIZE
+        ):
             streams[stream_id] = stream
             sender.send_response(stream, headers, extra, body, trailers)
             sender = None

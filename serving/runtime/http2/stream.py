@@ -35,6 +35,8 @@ class Stream(msgspec.Struct, eq=False):
     pending: Any = None
     """What flow control keeps back, as a deque: data, or trailers (then data is empty), and whether it is
     the end."""
+    deadline: float | None = None
+    """On the clock of time.perf_counter."""
 
     # What the application overrides.
 
@@ -81,6 +83,9 @@ class Stream(msgspec.Struct, eq=False):
         self.held = False
         if not self.closed and not self.remote_closed:
             self.connection.return_credit(self)
+
+    def too_late(self) -> None:
+        """The deadline has passed."""
 
     def overdue(self, now: float) -> None:
         """Called twice a second with time.perf_counter."""

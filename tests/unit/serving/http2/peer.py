@@ -40,6 +40,8 @@ class Echoes:
     def prepare(self, head: RequestHead) -> Any:
         return None
 
+    vary = prepare
+
 
 class Peer:
     """A client that writes frames and reads what comes back."""

@@ -1,0 +1,103 @@
+"""Requests that differ from those before in one stretch of their body alone, found by regular expressions.
+
+A client sends the same bytes around its tensors again and again. What stays is compiled into an expression,
+and one C call then compares and cuts all requests that came together: 1.5 us each, where a `struct` of the
+same layout and its comparisons take 2.5, and going frame by frame 10. It is exact: every byte is either
+compared or handed on. C-core (grpcio) puts a window update between HEADERS and DATA and one behind them; both
+may be there or not.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+from serving.runtime.http2 import codes
+from serving.runtime.http2.codes import FRAME
+
+WINDOW_BYTES = 13
+LONGEST = 512
+"""Bytes that are the same: compiling takes 3 us each, once for many requests."""
+_KEPT = 256
+
+_escape = re.escape
+_STREAM_WINDOW = _escape(FRAME.pack(4 << 8 | codes.WINDOW_UPDATE, 0, 0)[:5])
+_TAKEN_WINDOW = rb"(?:" + _STREAM_WINDOW + rb"\1(.{4}))?"
+_WHOLE_WINDOW = rb"(?:" + _STREAM_WINDOW + rb"\0\0\0\0(.{4}))?"
+
+Row = tuple[bytes, bytes, bytes, bytes]
+"""Stream, increment of its window, the stretch, increment of the connection's window; both may be empty."""
+
+
+Found = tuple[int, Any, int, bytes]
+"""A request of a pattern: stream, RequestHead, what the peer lets us send, the stretch that is its own."""
+Take = Callable[[Any, list[Found]], None]
+"""Gets the connection and what came together. It makes the streams, and deals with all errors itself."""
+
+
+class Pattern:
+    """Bodies that are `opening`, a stretch of `size` bytes, and `after`, in one DATA frame."""
+
+    __slots__ = ("after", "body", "bytes", "opening", "size", "tail", "take")
+
+    def __init__(self, opening: bytes, size: int, after: bytes, take: Take) -> None:
+        self.opening = opening
+        self.size = size
+        self.after = after
+        self.take = take
+        self.body = len(opening) + size + len(after)
+        self.bytes = 9 + self.body
+        """Of the DATA frame."""
+        self.tail = _compile_tail(opening, size, after)
+        """What follows HEADERS: stream and increment of a window update, stream, and as in Row."""
+
+
+class Usual:
+    """A pattern under a header block that comes again byte by byte."""
+
+    __slots__ = ("block", "bytes", "expression", "head", "pattern", "start")
+
+    def __init__(self, head: Any, block: bytes, pattern: Pattern) -> None:
+        self.head = head
+        self.block = block
+        self.pattern = pattern
+        self.start = FRAME.pack(len(block) << 8 | codes.HEADERS, codes.END_HEADERS, 0)[:5]
+        self.bytes = 9 + len(block) + pattern.bytes
+        """Of HEADERS and DATA, without window updates."""
+        self.expression = _compile_whole(self.start, block, pattern.opening, pattern.size, pattern.after)
+
+    def begins(self, data: bytes, position: int) -> bool:
+        return data.startswith(self.start, position) and data.startswith(self.block, position + 9)
+
+    def rows(self, data: bytes, position: int) -> list[Row]:
+        """The requests of the pattern that follow each other from `position` on."""
+        rows: list[Row] = self.expression.findall(data, position)
+        increments = sum([len(row[1]) + len(row[3]) for row in rows])
+        if len(rows) * self.bytes + increments // 4 * WINDOW_BYTES == len(data) - position:
+            return rows
+        # Something else stands between them or behind: only what is next to each other counts.
+        rows = []
+        while (match := self.expression.match(data, position)) is not None:
+            rows.append(match.groups(b""))  # type: ignore[arg-type]
+            position = match.end()
+        return rows
+
+
+def _data(opening: bytes, size: int, after: bytes, stream: bytes) -> bytes:
+    head = FRAME.pack((len(opening) + size + len(after)) << 8 | codes.DATA, codes.END_STREAM, 0)[:5]
+    stretch = b"(.{%d})" % size
+    return _escape(head) + stream + _escape(opening) + stretch + _escape(after) + _WHOLE_WINDOW
+
+
+@lru_cache(_KEPT)
+def _compile_tail(opening: bytes, size: int, after: bytes) -> re.Pattern[bytes]:
+    window = rb"(?:" + _STREAM_WINDOW + rb"(.{4})(.{4}))?"
+    return re.compile(window + _data(opening, size, after, rb"(.{4})"), re.DOTALL)
+
+
+@lru_cache(_KEPT)
+def _compile_whole(start: bytes, block: bytes, opening: bytes, size: int, after: bytes) -> re.Pattern[bytes]:
+    head = _escape(start) + rb"(.{4})" + _escape(block)
+    return re.compile(head + _TAKEN_WINDOW + _data(opening, size, after, rb"\1"), re.DOTALL)
