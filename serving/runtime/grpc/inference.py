@@ -280,7 +280,10 @@ class ModelInfer(Unary):
         if not head.anonymous:
             request.request_id, request.trace = head.request_id, head.trace()
         call.request = request
-        model.lane.submit_or_run(request)
+        if call.connection.more:
+            model.lane.submit(request)  # others come with it, and share the run
+        else:
+            model.lane.submit_or_run(request)
         return True
 
     async def _load_first(self, call: Call, message: InferMessage, data: bytes, arrived: float) -> None:

@@ -15,6 +15,7 @@ from serving.runtime.http2.codes import FRAME, WORD, ConnectionFault, ErrorCode,
 from serving.runtime.http2.control import RESET_COST
 from serving.runtime.http2.hpack import Header, HeaderDecoder, Headers
 from serving.runtime.http2.limits import Limits
+from serving.runtime.http2.patterns import WINDOW_BYTES
 from serving.runtime.http2.request import RequestHead, check_trailers, fixed_headers
 from serving.runtime.http2.stream import Stream
 from serving.runtime.http2.taking import Taking
@@ -63,6 +64,7 @@ class Connection(Taking, asyncio.Protocol):
         "_skipped",
         "heard",
         "make_stream",
+        "more",
     )
 
     def __init__(
@@ -85,6 +87,8 @@ class Connection(Taking, asyncio.Protocol):
         self._block_stream = (0, False, False)
         self.heard = True
         """Something came in since the front's last sweep."""
+        self.more = False
+        """More frames came with what a stream receives than the window update that C-core sends behind it."""
 
     @property
     def continuing(self) -> bool:
@@ -247,6 +251,7 @@ class Connection(Taking, asyncio.Protocol):
                     stream.remote_closed = True
                 if stream.head.content_length is not None and not self._fits_length(stream):
                     continue
+                self.more = length - position > WINDOW_BYTES
                 stream.receive(data, start, stop)
                 if (
                     stream.consumed * 2 > limits.stream_window

@@ -349,8 +349,8 @@ def test_a_call_that_does_not_end_is_told_why_when_the_grace_period_is_over(tmp_
 
 async def test_many_connections_share_runs(tmp_path: Path) -> None:
     """Eight connections that ask at once: fewer runs than requests, and everybody gets his own answer."""
-    models = write_repository(tmp_path / "models", ["logistic"])
-    model = zoo()["logistic"]
+    models = write_repository(tmp_path / "models", ["boosted30"])
+    model = zoo()["boosted30"]
     rng = np.random.default_rng(31)
     samples = [model.sample(rng, 1) for _ in range(40)]
     with running_server(models, tmp_path / "run") as server:
@@ -363,7 +363,7 @@ async def test_many_connections_share_runs(tmp_path: Path) -> None:
                 code_of(channel, "ServerLive", message("ServerLiveRequest")())
                 connected.wait(timeout=30)
                 calls = [
-                    (at, unary(channel, "ModelInfer").future(infer_request("logistic", **samples[at])))
+                    (at, unary(channel, "ModelInfer").future(infer_request("boosted30", **samples[at])))
                     for at in range(number, 40, 8)
                 ]
                 asked.wait(timeout=30)
@@ -388,5 +388,5 @@ async def test_many_connections_share_runs(tmp_path: Path) -> None:
         for thread in threads:
             thread.join()
         assert wrong == []
-        assert metric(server.url, "slipway_rows_total", model="logistic") == 40
-        assert metric(server.url, "slipway_runs_total", model="logistic") <= 20
+        assert metric(server.url, "slipway_rows_total", model="boosted30") == 40
+        assert metric(server.url, "slipway_runs_total", model="boosted30") <= 20
