@@ -8,7 +8,9 @@ command line that started the run.
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,9 +19,12 @@ from typing import Literal
 import msgspec
 
 from slipway.errors import SlipwayError
+from slipway.local.launch import identity
 from slipway.settings import Settings, load_settings
 
 EVENTS = "SLIPWAY_RUN_EVENTS"
+OWNER = "SLIPWAY_RUN_OWNER"
+"""Process id and identity of the command that waits for the step, where it cannot end the step itself."""
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,6 +60,7 @@ class Step:
 def step(name: str) -> Iterator[Step]:
     """Run the body as a step: its begin, its end and its errors are told, and errors pass on."""
     began = time.monotonic()
+    _end_with_runner()
     _send(Event(step=name, state="started"))
     try:
         body = Step(name, load_settings())
@@ -91,6 +97,20 @@ def _fail(
         )
     )
     print(f"{name} failed: {error}", file=sys.stderr, flush=True)
+
+
+def _end_with_runner() -> None:
+    """A step must not go on beside that of the next run."""
+    number, _, known = os.environ.get(OWNER, "").partition(" ")
+    if not number:
+        return
+
+    def watch() -> None:
+        while identity(int(number)) == known:
+            time.sleep(0.5)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _send(event: Event) -> None:

@@ -111,9 +111,13 @@ class Demo:
         if self._settings.profile != "local":
             raise SlipwayError("the demo is for the profile local", fix="unset SLIPWAY_PROFILE")
         self._objects = ObjectStore.from_settings(self._settings)
-        # MLflow's first database takes seconds of migrations: let them run beside the ingest.
+        # MLflow's first database takes seconds of migrations: let them run beside the ingest, and to their
+        # end, whatever becomes of us.
         self._tracking = subprocess.Popen(  # noqa: S603 (our own interpreter)
-            [sys.executable, "-c", _MIGRATE], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            [sys.executable, "-c", _MIGRATE],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
         )
         self._tell(
             "platform", f"S3 at {self._settings.s3.endpoint}, replaying {CLOCK[:16].replace('T', ' ')} UTC"

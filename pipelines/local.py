@@ -10,6 +10,7 @@ import copy
 import logging
 import os
 import shutil
+import signal
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,7 +22,7 @@ from typing import Any
 import msgspec
 
 from components.stepping import EVENTS, Event, read_events
-from pipelines.warm import StepServer, step_server, warm_steps
+from pipelines.warm import Steps, step_server
 from slipway import errors
 from slipway.errors import SlipwayError
 from slipway.settings import Settings
@@ -54,7 +55,7 @@ def run_local(
         _environment({EVENTS: str(events), "SLIPWAY_HOME": settings.home}),
         _followed(events, tell),
     ):
-        failure = _run(name, arguments, folder, log, server)
+        failure = _run(name, arguments, folder, log, Steps(server, log))
     told = read_events(events)[0]
     steps = tuple(event for event in told if event.state != "started")
     failed = next((event for event in steps if event.state == "failed"), None)
@@ -78,9 +79,7 @@ def _killed(told: Sequence[Event]) -> str:
     return f"step {next(iter(open_steps))} was killed, perhaps for want of memory" if open_steps else ""
 
 
-def _run(
-    name: str, arguments: Mapping[str, Any], folder: Path, log: Path, server: StepServer | None
-) -> Exception | None:
+def _run(name: str, arguments: Mapping[str, Any], folder: Path, log: Path, steps: Steps) -> Exception | None:
     """Let kfp run it, with all that it prints in the log; the exception that it raised, if any."""
     # Line by line and at the end of the file: the steps write there too.
     with (
@@ -102,7 +101,7 @@ def _run(
         )
         level, ordinary_print = logging.root.level, builtins.print
         try:
-            with warm_steps(server, log):
+            with steps.installed(), _interruptible(steps):
                 _tried_once(PIPELINES[name])(**arguments)
         except Exception as error:
             return error
@@ -111,6 +110,32 @@ def _run(
             # kfp indents what is printed during a task, and tasks that overlap leave it so.
             builtins.print = ordinary_print
     return None
+
+
+@contextmanager
+def _interruptible(steps: Steps) -> Iterator[None]:
+    """Ctrl-C, and SIGTERM too, end the steps and then the run; a second one does not wait for them."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in numbers}
+
+    def restore() -> None:
+        for number in numbers:
+            signal.signal(number, before[number])
+
+    def interrupted(number: int, frame: object) -> None:
+        restore()
+        steps.interrupt()
+        raise KeyboardInterrupt
+
+    for number in numbers:
+        signal.signal(number, interrupted)
+    try:
+        yield
+    finally:
+        restore()
 
 
 def _tried_once(pipeline: Any) -> Any:

@@ -1,9 +1,10 @@
 """The process that the steps of a local run are forked from: it has imported what they need, once.
 
 `python -m pipelines.stepserver DESCRIPTOR`, started by pipelines/warm.py with one end of a socket. For each
-byte that comes with a descriptor, it forks a child, which reads a Request from that descriptor, runs kfp's
-own executor as `python -m kfp.dsl.executor_main` would, and answers with one byte, the exit code. No answer:
-it was killed. The process ends when the runner does.
+byte that comes with a descriptor, it forks a child, which reads a Request from that descriptor (a line of
+JSON), runs kfp's own executor as `python -m kfp.dsl.executor_main` would, and answers with one byte, the exit
+code. No answer: it was killed. A further byte from the runner, or its end, interrupts the child. The process
+ends when the runner does.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ LATER = (
 
 
 GRACE_SECONDS = 10.0
-"""For a step to clean up once its runner is gone."""
+"""For a step to clean up once it is interrupted."""
 
 
 class Request(msgspec.Struct, frozen=True):
@@ -109,21 +110,28 @@ def _child(connection: socket.socket) -> None:
     code = 1
     try:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, _interrupted)
         with connection.makefile("rb") as stream:
-            request = msgspec.json.decode(stream.read(), type=Request)
-        threading.Thread(target=_end_with_runner, args=(connection,), daemon=True).start()
+            request = msgspec.json.decode(stream.readline(), type=Request)
+        threading.Thread(target=_listen_to_runner, args=(connection,), daemon=True).start()
         code = _execute(request)
         connection.sendall(bytes([code & 0xFF]))
     finally:
         os._exit(code)
 
 
-def _end_with_runner(connection: socket.socket) -> None:
-    """Nobody waits for the step of a runner that was killed: it must not go on beside the next run's."""
-    watch = select.poll()
-    watch.register(connection, 0)
-    watch.poll()
+def _interrupted(number: int, frame: object) -> None:
+    """Once: a Ctrl-C comes from the terminal and from the runner, and cleaning up must not be cut short."""
+    for other in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(other, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
+def _listen_to_runner(connection: socket.socket) -> None:
+    """It says nothing more unless the step is to stop; and nobody waits for the step of one that is gone."""
+    with contextlib.suppress(OSError):
+        connection.recv(1)
     os.kill(os.getpid(), signal.SIGINT)
     time.sleep(GRACE_SECONDS)
     os.kill(os.getpid(), signal.SIGKILL)

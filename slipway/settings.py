@@ -132,7 +132,7 @@ _SECTIONS = {
     if isinstance(field.type, type) and issubclass(field.type, msgspec.Struct)
 }
 # Variables with our prefix that are not settings.
-_NOT_SETTINGS = {"SLIPWAY_CONFIG", "SLIPWAY_RUN_EVENTS"}
+_NOT_SETTINGS = {"SLIPWAY_CONFIG", "SLIPWAY_RUN_EVENTS", "SLIPWAY_RUN_OWNER"}
 # Options of the ONNX runtime, which reads them itself.
 _RUNTIME_PREFIX = "SLIPWAY_RUNTIME_"
 # Kubernetes puts these into every pod for a Service whose name begins with "slipway-".

@@ -16,6 +16,7 @@ from components.inputs import InputPlan, Tensors, plan_inputs
 from components.labels import labels
 from components.metrics import Scored, best_threshold
 from components.provenance import content_key, git_commit, libraries
+from components.runs import end_abandoned, working_on
 from components.snapshot import SnapshotResult, read_manifest, read_rows
 from components.tracking import experiment, open_tracking
 from components.train import baseline, graph
@@ -91,6 +92,7 @@ def train(
     objects = objects or ObjectStore.from_settings(settings)
     client = open_tracking(settings)
     place = experiment(client, settings)
+    end_abandoned(client, place.experiment_id)
     key = content_key(
         project,
         snapshot.digest,
@@ -114,49 +116,48 @@ def train(
     tensors = plan.tensors(frame)
     times = frame[project.event_time]
     parts = time_ordered(times, config.split, known_after_hours=project.label.known_after_hours)
-    fitted = fit_parts(config, plan, tensors, label, parts, project)
-
-    rows = {name: len(getattr(parts, name)) for name in ("training", "validation", "test")}
-    run = client.create_run(place.experiment_id, run_name=f"{project.name} {config.model.kind}")
-    contract = ModelContract(
-        name=project.name,
-        inputs=plan.tensor_inputs(),
-        outputs=(graph.PROBABILITY,),
-        threshold=fitted.threshold,
-        feature_service=manifest.service,
-        snapshot=snapshot.reference,
-        origin=Origin(
-            run.info.run_id, git_commit(), settings.pipelines.image if settings.profile != "local" else ""
-        ),
-        metrics=fitted.metrics,
-        libraries=libraries(),
-    )
-    measured = baseline.measure(plan, take(tensors, parts.development), fitted.held_out)
-    files = {
-        MODEL_FILE: graph.with_contract(graph.export(fitted.native), contract),
-        CONTRACT_FILE: contract.to_json(),
-        BASELINE_FILE: measured.to_json(),
-        NATIVE_FILE: _pickled(fitted.native),
-    }
-    record = TrainingRecord(
-        folder=f"{prefix}{run.info.run_id}/",
-        name=project.name,
-        key=key,
-        run_id=run.info.run_id,
-        snapshot_uri=snapshot.uri,
-        snapshot_digest=snapshot.digest,
-        model=config.model,
-        split=config.split,
-        plan=plan,
-        test_from=_text(times[int(parts.test[0])]),
-        rows=rows,
-        rounds=fitted.rounds,
-        threshold=fitted.threshold,
-        metrics=fitted.metrics,
-        digests={name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
-    )
-    log_training(client, record, fitted, label[parts.validation], len(files[MODEL_FILE]))
-    publish(objects, record.folder, files, marker=CONTRACT_FILE)
+    title = f"{project.name} {config.model.kind}"
+    with working_on(client, place.experiment_id, title, {"slipway.candidate": key}) as run:
+        fitted = fit_parts(config, plan, tensors, label, parts, project)
+        contract = ModelContract(
+            name=project.name,
+            inputs=plan.tensor_inputs(),
+            outputs=(graph.PROBABILITY,),
+            threshold=fitted.threshold,
+            feature_service=manifest.service,
+            snapshot=snapshot.reference,
+            origin=Origin(
+                run.info.run_id, git_commit(), settings.pipelines.image if settings.profile != "local" else ""
+            ),
+            metrics=fitted.metrics,
+            libraries=libraries(),
+        )
+        measured = baseline.measure(plan, take(tensors, parts.development), fitted.held_out)
+        files = {
+            MODEL_FILE: graph.with_contract(graph.export(fitted.native), contract),
+            CONTRACT_FILE: contract.to_json(),
+            BASELINE_FILE: measured.to_json(),
+            NATIVE_FILE: _pickled(fitted.native),
+        }
+        record = TrainingRecord(
+            folder=f"{prefix}{run.info.run_id}/",
+            name=project.name,
+            key=key,
+            run_id=run.info.run_id,
+            snapshot_uri=snapshot.uri,
+            snapshot_digest=snapshot.digest,
+            model=config.model,
+            split=config.split,
+            plan=plan,
+            test_from=_text(times[int(parts.test[0])]),
+            rows={name: len(getattr(parts, name)) for name in ("training", "validation", "test")},
+            rounds=fitted.rounds,
+            threshold=fitted.threshold,
+            metrics=fitted.metrics,
+            digests={name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
+        )
+        log_training(client, record, fitted, label[parts.validation], len(files[MODEL_FILE]))
+        publish(objects, record.folder, files, marker=CONTRACT_FILE)
     try:
         objects.put(prefix + RECORD_FILE, msgspec.json.encode(record), if_absent=True)
     except ObjectConflict:

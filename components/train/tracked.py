@@ -28,7 +28,6 @@ def log_training(client: MlflowClient, record: TrainingRecord, fitted: Fitted, l
     metrics = dict(record.metrics) | {"threshold": record.threshold, "rounds": record.rounds, "bytes": size}
     metrics |= {f"rows_{name}": count for name, count in record.rows.items()}
     tags = {
-        "slipway.candidate": record.key,
         "slipway.model": record.name,
         "mlflow.source.git.commit": git_commit(),
     }
@@ -44,7 +43,6 @@ def log_training(client: MlflowClient, record: TrainingRecord, fitted: Fitted, l
         Path(folder, "training.json").write_bytes(msgspec.json.format(msgspec.json.encode(record), indent=1))
         _pictures(Path(folder), fitted, label)
         client.log_artifacts(record.run_id, folder)
-    client.set_terminated(record.run_id)
 
 
 def _pictures(folder: Path, fitted: Fitted, label: Any) -> None:

@@ -9,7 +9,10 @@ from slipway.contract import GateResult
 
 SLICE_DROP = 0.05
 """How much ROC AUC below the champion's a group may surely fall."""
-_BETTER_IS_MORE = {"roc_auc": True, "log_loss": False}
+NEGLIGIBLE_RANKING = 0.001
+"""Of ROC AUC: less is no reason to keep a model back, however sure it is on many rows."""
+NEGLIGIBLE_LOSS = 0.002
+"""Of the champion's log loss, as a share of it."""
 
 
 def _evaluation(evidence: Evidence) -> Evaluation:
@@ -42,21 +45,21 @@ def floor(evidence: Evidence) -> GateResult:
 
 @check("quality", "champion", needs=["evaluation"])
 def champion(evidence: Evidence) -> GateResult:
-    """On the same rows the model is not surely worse than the champion."""
+    """On the same rows the model is not surely worse than the champion, by more than what is negligible."""
     evaluation = _evaluation(evidence)
     if not evaluation.champion_digest:
         return answer("", "pass", "there is no champion to beat")
     if not evaluation.comparable:
         return answer("", "inconclusive", evaluation.champion_note)
     against = evaluation.challenger.against_champion
-    facts = {name: against[name] for name in _BETTER_IS_MORE}
-    worse = [
-        name
-        for name, more in _BETTER_IS_MORE.items()
-        if (against[name].difference.high < 0 if more else against[name].difference.low > 0)
-    ]
-    told = against[worse[0] if worse else "roc_auc"].difference
+    ranking, loss = against["roc_auc"], against["log_loss"]
+    margins = {"roc_auc": NEGLIGIBLE_RANKING, "log_loss": NEGLIGIBLE_LOSS * loss.champion}
+    facts = {"roc_auc": ranking, "log_loss": loss, "negligible": margins}
+    worse_by = {"roc_auc": -ranking.difference.value, "log_loss": loss.difference.value}
+    at_least = {"roc_auc": -ranking.difference.high, "log_loss": loss.difference.low}
+    worse = [name for name in margins if at_least[name] > 0 and worse_by[name] > margins[name]]
     name = worse[0] if worse else "roc_auc"
+    told = against[name].difference
     reason = f"{name} differs by {told.value:+.4f} ({told.low:+.4f} to {told.high:+.4f}) from the champion's"
     return answer("", "fail" if worse else "pass", reason, facts)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import subprocess
 import sys
@@ -74,15 +75,9 @@ def serve(model: bytes, contract: ModelContract) -> Iterator[str]:
         with Path(folder, "log").open("w+") as log:
             process = subprocess.Popen(  # noqa: S603 - our own module, our own arguments
                 [
-                    *(
-                        sys.executable,
-                        "-m",
-                        "serving.runtime",
-                        "--model-dir",
-                        str(place),
-                        "--model-name",
-                        contract.name,
-                    ),
+                    *_tied_to_us(),
+                    *(sys.executable, "-m", "serving.runtime"),
+                    *("--model-dir", str(place), "--model-name", contract.name),
                     *("--http-host", "127.0.0.1", "--http-port", str(port), "--grpc-port", "-1"),
                 ],
                 stdout=log,
@@ -99,6 +94,19 @@ def serve(model: bytes, contract: ModelContract) -> Iterator[str]:
                 except subprocess.TimeoutExpired:
                     process.kill()
                     process.wait()
+
+
+def _tied_to_us() -> list[str]:
+    """What to put before a command that must not outlive this process, even if that is killed."""
+    return [sys.executable, "-I", "-S", "-c", _TIED, str(os.getpid())] if sys.platform == "linux" else []
+
+
+_TIED = """
+import ctypes, os, sys
+ctypes.CDLL(None).prctl(1, 9)  # PR_SET_PDEATHSIG, SIGKILL: it outlives exec
+if os.getppid() == int(sys.argv[1]):
+    os.execv(sys.argv[2], sys.argv[2:])
+"""
 
 
 def _wait(process: subprocess.Popen[bytes], url: str, log: Path) -> None:

@@ -15,6 +15,7 @@ import polars as pl
 import pytest
 
 from components.evaluate import Evaluation, evaluate
+from components.evaluate.scores import Difference
 from components.metrics import Interval
 from components.onnx_model import OnnxModel
 from components.register.register import register
@@ -319,6 +320,42 @@ def test_a_worse_model_than_the_champion_fails_on_the_same_rows(
     same = evaluate(settings, PROJECT, candidate, champion=champion, random_split=False)
     assert same.challenger.against_champion["roc_auc"].difference == Interval(0.0, 0.0, 0.0)
     assert ask(parts, "champion", evaluation=same).verdict == "pass"
+
+
+@pytest.mark.parametrize(
+    ("metric", "champion", "difference", "verdict"),
+    [
+        # Sure, for its interval leaves 0 out, and on either side of what is negligible.
+        ("roc_auc", 0.8, Interval(-0.0009, -0.0012, -0.0006), "pass"),
+        ("roc_auc", 0.8, Interval(-0.0011, -0.0014, -0.0008), "fail"),
+        ("log_loss", 0.5, Interval(0.0009, 0.0006, 0.0012), "pass"),
+        ("log_loss", 0.5, Interval(0.0011, 0.0008, 0.0014), "fail"),
+        # A share of the champion's: where that is small, less is much.
+        ("log_loss", 0.05, Interval(0.0009, 0.0006, 0.0012), "fail"),
+        # Large, and still not sure.
+        ("roc_auc", 0.8, Interval(-0.02, -0.05, 0.0), "pass"),
+        ("log_loss", 0.5, Interval(0.02, -0.001, 0.05), "pass"),
+        # Better by whatever it is.
+        ("roc_auc", 0.8, Interval(0.05, 0.04, 0.06), "pass"),
+        ("log_loss", 0.5, Interval(-0.05, -0.06, -0.04), "pass"),
+    ],
+)
+def test_a_difference_to_the_champion_must_be_sure_and_more_than_negligible(
+    parts, evaluation, metric: str, champion: float, difference: Interval, verdict: str
+):
+    same = Interval(0.0, 0.0, 0.0)
+    against = {"roc_auc": Difference(0.8, same), "log_loss": Difference(0.5, same)}
+    against[metric] = Difference(champion, difference)
+    judged = msgspec.structs.replace(
+        evaluation,
+        champion_digest="a" * 64,
+        comparable=True,
+        challenger=msgspec.structs.replace(evaluation.challenger, against_champion=against),
+    )
+    result = ask(parts, "champion", evaluation=judged)
+    assert result.verdict == verdict
+    if verdict == "fail":
+        assert result.reason.startswith(f"{metric} differs by {difference.value:+.4f}")
 
 
 def test_a_champion_that_cannot_be_asked_is_inconclusive(parts, evaluation):

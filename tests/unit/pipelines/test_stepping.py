@@ -73,9 +73,9 @@ def test_without_a_file_for_events_a_step_runs_all_the_same(
 
 def test_finish_tells_how_the_run_ended(events: Path) -> None:
     assert finish.__doc__
-    finish_run("FAILED", "train-1", "verify said no")
+    finish_run("SUCCEEDED", "train-1", None)
     done = read_events(events)[0][-1]
-    assert (done.step, done.result, done.told) == ("finish", "FAILED", "train-1 FAILED: verify said no")
+    assert (done.step, done.result, done.told) == ("finish", "SUCCEEDED", "train-1 SUCCEEDED")
 
 
 def test_parallel_writers_do_not_tear_each_others_lines(events: Path) -> None:

@@ -9,12 +9,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from pipelines.warm import KILLED, StepServer, run_module, step_server, warm_steps
+from pipelines.warm import KILLED, Steps, StepServer, run_module, step_server
 
 pytestmark = pytest.mark.skipif(
     not sys.platform.startswith("linux"), reason="forks are safe on Linux only: elsewhere steps start cold"
@@ -37,6 +37,13 @@ def probe(what: str) -> str:
         os.kill(os.getpid(), 9)
     if what == "sleep":
         time.sleep(60)
+    if what == "slow to clean":
+        try:
+            time.sleep(60)
+        finally:
+            print("cleaning", os.getpid(), flush=True)
+            time.sleep(1)
+            print("cleaned", flush=True)
     return what + ", " + str("sklearn" in sys.modules) + ", " + str(os.getpid())
 """
 
@@ -105,19 +112,13 @@ def test_a_module_runs_warm_and_cold_alike(server: StepServer, tmp_path: Path) -
 
 
 def test_without_its_server_a_step_starts_the_ordinary_way(tmp_path: Path) -> None:
-    """kfp's own way, with what it prints passed on to us."""
     alone = StepServer()
     os.kill(alone._process.pid, signal.SIGKILL)
     alone._process.wait()
     output = tmp_path / "out"
     command = ["sh", "-ec", _BOOTSTRAP, SOURCE, *_arguments("cold", output)]
-    from kfp.local import subprocess_task_handler as handler
-
-    ordinary: Any = handler.run_local_subprocess
-    with warm_steps(alone, tmp_path / "log"):
-        assert handler.run_local_subprocess(full_command=command, env_vars={}) == 0
+    assert Steps(alone, tmp_path / "log").run(command, {}) == 0
     alone.close()
-    assert handler.run_local_subprocess is ordinary
     assert _answer(output).startswith("cold, False, ")
 
 
@@ -126,6 +127,32 @@ printf "%s" "$0" > "$program_path/ephemeral_component.py"
 _KFP_RUNTIME=true {sys.executable} -m kfp.dsl.executor_main \
 --component_module_path "$program_path/ephemeral_component.py" "$@"
 """
+
+
+def test_interrupted_steps_clean_up_and_answer_and_nothing_runs_after(tmp_path: Path) -> None:
+    """Also the second signal, which the terminal sends to all, does not cut short what the first began."""
+    alone = StepServer()
+    try:
+        with ThreadPoolExecutor(1) as pool:
+            running = pool.submit(_run, alone, "slow to clean", tmp_path)
+            log = tmp_path / "slow to clean.log"
+            until = time.monotonic() + 60
+            while time.monotonic() < until and not (log.exists() and "asked for" in log.read_text()):
+                time.sleep(0.02)
+            alone.interrupt()
+            while "cleaning " not in log.read_text():
+                time.sleep(0.02)
+            child = int(log.read_text().split("cleaning ")[1].split()[0])
+            os.kill(child, signal.SIGINT)
+            os.kill(child, signal.SIGTERM)
+            code, answer, told = running.result(timeout=30)
+        assert (code, answer) == (1, "")
+        assert "cleaned" in told
+        output = tmp_path / "next"
+        assert alone.run(SOURCE, _arguments("next", output), os.environ, tmp_path / "next.log") == KILLED
+        assert not (tmp_path / "next.log").exists()
+    finally:
+        alone.close()
 
 
 def test_a_step_ends_with_the_runner_that_was_killed(tmp_path: Path) -> None:
