@@ -7,6 +7,7 @@ leaves a note of its outcome on S3 under that key.
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import time
@@ -59,6 +60,8 @@ class Outcome(msgspec.Struct, frozen=True):
     later: str
     refused: str
     pages: dict[str, str]
+    follow: str
+    """The command that walks from the first answer to the raw files."""
 
 
 class Demo:
@@ -71,8 +74,10 @@ class Demo:
         self._objects = ObjectStore.from_settings(self._settings)
 
     def run(self) -> Outcome:
+        """PlatformBusy while another demo works in the same folder: it would wait for what that one makes."""
+        home = self._platform.home
         # The steps' packages are imported while the data is made.
-        with step_server() as server:
+        with home.locked(0.0, what="demo", name="demo.lock"), step_server() as server:
             return self._run(server)
 
     def _run(self, server: StepServer | None) -> Outcome:
@@ -91,18 +96,23 @@ class Demo:
                 self._known, "broken", made, lambda: self._break(server, trained["snapshot"])
             )
             later = self._known("later", made + version, self._evaluate)
-            self._tell("later months", later["told"])
+            self._tell("later months", f"{later['told']}, April and May")
             self._doing("Breaking a model: its scaler stays outside the graph")
             refused = breaking.result()
-        self._tell("broken model", refused["told"])
+        gate = refused["told"].partition(" failed")[0]
+        self._tell("broken model", f"its scaler was left out of the graph: stopped by {gate}")
         report = self._settings.uri("models", version.rpartition(":")[0], digest, REPORT_FILE)
         pages = {
             "report on training": self._page(report, "training.html"),
             "report on later months": self._page(later["uri"] + REPORT_FILE, "later.html"),
-            "models and runs": f"mlflow ui --backend-store-uri {self._settings.tracking.uri}",
+            "models and runs": (
+                f"{_command('mlflow')} ui --backend-store-uri sqlite:///{_near(self._platform.home.tracking)}"
+                ", then http://127.0.0.1:5000"
+            ),
         }
         seconds = time.monotonic() - self._began
-        return Outcome(seconds, version, self._steps, asked, later["told"], refused["told"], pages)
+        follow = f"{_command('slipway')} trace {digest[:16]}"
+        return Outcome(seconds, version, self._steps, asked, later["told"], refused["told"], pages, follow)
 
     def _up(self) -> None:
         self._doing("Starting S3 and the online store")
@@ -120,7 +130,8 @@ class Demo:
             start_new_session=True,
         )
         self._tell(
-            "platform", f"S3 at {self._settings.s3.endpoint}, replaying {CLOCK[:16].replace('T', ' ')} UTC"
+            "platform",
+            f"S3 at {self._settings.s3.endpoint}; its clock says {CLOCK[:16].replace('T', ' ')} UTC",
         )
 
     def _ingest(self) -> Dataset:
@@ -144,7 +155,8 @@ class Demo:
             report=lambda step, done, total: self._doing(f"Features: {step}"),
         )
         rows = sum(table.rows for table in found.manifest.tables.values())
-        self._tell("features", f"{len(found.manifest.tables)} views, {rows:,} rows")
+        views = len(found.manifest.tables)
+        self._tell("features", f"{views} views, {rows:,} rows, each dated when it could be known")
         stored = self._known("online", content_key(found.digest, CLOCK, _code()), self._materialize)
         self._tell("online store", stored["told"])
         return found
@@ -275,11 +287,22 @@ class Demo:
     def _page(self, uri: str, name: str) -> str:
         path = self._platform.home.path / "pages" / name
         self._objects.download(uri, path)
-        return str(path)
+        return _near(path)
 
     def _tell(self, step: str, line: str) -> None:
         self._steps[step] = line
         self._say(f"{time.monotonic() - self._began:6.1f} s  {step:<13} {line}")
+
+
+def _near(path: Path) -> str:
+    """As seen from where the user is."""
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+
+
+def _command(name: str) -> str:
+    """How the user calls a program of our environment."""
+    ours = Path(sys.executable).with_name(name)
+    return name if shutil.which(name) == str(ours) else _near(ours)
 
 
 _MIGRATE = (

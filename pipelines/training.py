@@ -172,7 +172,7 @@ def sweep(
     """Search over hyper-parameters.
 
     Args:
-        configs: What to try: a list of configurations as JSON texts; four run at a time.
+        configs: What to try: a list of configurations as JSON texts; four run at a time on a cluster.
         start: First day of the training window (UTC).
         end: Day after the last one; the newest part of the window judges the chosen model.
         project: Which project of the feature repository; empty for its only one.

@@ -85,6 +85,13 @@ class Pipelines(_Section, frozen=True, forbid_unknown_fields=True):
     url: str | None = None
     """The KFP API; None runs pipelines in this process tree."""
     namespace: str = "slipway"
+    """Where runs go in a KFP that tells users apart."""
+    token: str | None = None
+    """For an API that wants one: it goes along as `Authorization: Bearer`."""
+    cookies: str | None = None
+    """Of a session at the gateway before it, as `name=value; name=value`."""
+    ca_file: str | None = None
+    """Certificates to trust it by, where it is not one of the system's."""
     image: str = "slipway-components:dev"
     """Named by digest on a cluster: KFP caches by the name."""
 

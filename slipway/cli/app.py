@@ -186,7 +186,8 @@ def _reader_gone() -> int:
 
 
 def _interrupted(json: bool) -> int:
-    output.show_error(SlipwayError("interrupted"), json=json, exit_code=INTERRUPTED)
+    fix = "the same command again goes on where this one ended"
+    output.show_error(SlipwayError("interrupted", fix=fix), json=json, exit_code=INTERRUPTED)
     return INTERRUPTED
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from textwrap import wrap
 
 from slipway.cli.output import JsonOption, answer, progress
 from slipway.cli.verbs import new_app
@@ -33,7 +34,9 @@ def demo(json: JsonOption = False) -> None:
         receipt = outcome.asked[0].receipt if outcome.asked else {}
         lines += ["", "The receipt of the first answer:"]
         lines += [f"  {name:<16} {value}" for name, value in receipt.items()]
-        lines += [f"  follow it with: slipway trace {receipt.get('model_digest', '')[:16]}", ""]
+        lines += [f"  follow it with   {outcome.follow}"]
+        lines += ["", "A model whose scaler was left out of the graph was stopped, and this is why:"]
+        lines += [*wrap(outcome.refused, 100, initial_indent="  ", subsequent_indent="  "), ""]
         lines += ["Look at:"]
         lines += [f"  {name:<24} {place}" for name, place in outcome.pages.items()]
         lines += ["", f"Done in {outcome.seconds:.0f} s. `slipway down` stops what runs; the data stays."]

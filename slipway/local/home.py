@@ -2,6 +2,7 @@
 
 .slipway/
   lock              held by the up or down that runs
+  demo.lock         held by the demo that runs
   secrets.json      keys and passwords, made at the first up (0600)
   state.json        ports
   connection.json   addresses and credentials for slipway.settings (0600)
@@ -62,7 +63,6 @@ class Home:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path).absolute()
-        self.lock = self.path / "lock"
         self.secrets = self.path / "secrets.json"
         self.state = self.path / "state.json"
         self.connection = self.path / CONNECTION_FILE
@@ -90,34 +90,36 @@ class Home:
                     leftover.unlink(missing_ok=True)
 
     @contextmanager
-    def locked(self, patience: float) -> Iterator[None]:
-        """Hold the lock: one up or down at a time. However its holder dies, the system frees it."""
+    def locked(self, patience: float, *, what: str = "up or down", name: str = "lock") -> Iterator[None]:
+        """Hold a lock: one up or down at a time. However its holder dies, the system frees it."""
+        path = self.path / name
         with explained(self.path):
             self.path.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
-            handle = os.open(self.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE_FILE)
+            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE_FILE)
         try:
-            self._wait_for(handle, time.monotonic() + patience)
+            _wait_for(handle, time.monotonic() + patience, path, what)
             os.ftruncate(handle, 0)
             os.pwrite(handle, str(os.getpid()).encode(), 0)
             yield
         finally:
             os.close(handle)
 
-    def _wait_for(self, handle: int, deadline: float) -> None:
-        while True:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    holder = os.pread(handle, 20, 0).decode(errors="replace") or "unknown"
-                    raise PlatformBusy(
-                        f"another up or down holds the lock (process {holder})",
-                        where=str(self.lock),
-                        fix="wait until it is done, or end that process",
-                    ) from None
-                time.sleep(0.05)
-            else:
-                return
+
+def _wait_for(handle: int, deadline: float, path: Path, what: str) -> None:
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                holder = os.pread(handle, 20, 0).decode(errors="replace") or "unknown"
+                raise PlatformBusy(
+                    f"another {what} holds the lock (process {holder})",
+                    where=str(path),
+                    fix="wait until it is done, or end it; another SLIPWAY_HOME is a platform of its own",
+                ) from None
+            time.sleep(0.05)
+        else:
+            return
 
 
 @contextmanager

@@ -21,6 +21,8 @@ from slipway.registry import Registry
 from slipway.settings import Settings, load_settings
 
 PAGE = Path(__file__).parents[2] / "docs" / "your-own-project.md"
+HOOKS = Path(__file__).parents[1] / "integration" / "pipelines" / "hooks"
+"""For PYTHONPATH, where a test stops a step of its choosing."""
 NAME = "machine-failure"
 TRAIN = {"start": "2024-01-08", "end": "2024-04-27", "config": '{"model": {"kind": "logistic"}}'}
 """What the page's training is asked for."""
@@ -46,8 +48,8 @@ OVERSIZED = _with(budget=Budget(model_bytes=500))
 HINT = RequestField(name="hint")
 LEAKED = _with(request_fields=(*PROJECT.request_fields, HINT), prepare="variants:leak")
 SWEPT = _with(name="swept")
-for step in ("snapshot", "train", "evaluate", "verify", "register", "deploy"):
-    globals()[f"KILLED_{step}"] = _with(name=f"killed-{step}")
+KILLED = _with(name="killed")
+STOPPED = _with(name="stopped")
 '''
 """More questions about the same rows, each of which something is wrong with, or which needs its own name."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,10 +11,9 @@ from components.stepping import Event
 from pipelines.local import RunResult, run_local
 from pipelines.warm import StepServer, lent
 from slipway.local import Platform
-from tests.support.workshop import TRAIN, Workshop
+from tests.support.workshop import HOOKS, TRAIN, Workshop
 
 Train = Callable[..., RunResult]
-HOOKS = Path(__file__).with_name("hooks")
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""kill -9 in the middle of any step, then the same command again: it finishes, and nothing is there twice."""
+"""A run that is stopped in the middle of any step: the same command finishes it, and makes nothing twice."""
 
 from __future__ import annotations
 
@@ -6,15 +6,19 @@ import os
 import signal
 import subprocess
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from components.stepping import Event, read_events
+from components.stepping import Event
+from components.tracking import experiment, open_tracking
+from pipelines.local import RunResult
 from slipway.contract import CONTRACT_FILE, prefix_digest
 from slipway.errors import SlipwayError
 from slipway.local import Platform
-from tests.support.workshop import TRAIN, Workshop
+from tests.support.workshop import HOOKS, TRAIN, Workshop
 
 pytestmark = pytest.mark.xdist_group("pipelines")
 
@@ -22,7 +26,7 @@ STEPS = ["snapshot", "train", "evaluate", "verify", "register", "deploy"]
 MIDDLE = {
     # Each time all is there but what makes it count.
     "snapshot": "write 3",  # the manifest
-    "train": "write 5",  # the record, after the candidate's files
+    "train": "write 4",  # the last of the candidate's files, and then its record
     "evaluate": "write 2",  # the evaluation, after its report
     "verify": "write 6",  # the record, after the version's files
     "register": "move 1",  # the alias, after the version
@@ -54,76 +58,124 @@ def steps(told: list[Event], state: str) -> list[str]:
     return [event.step for event in told if event.state == state and event.step != "finish"]
 
 
-@pytest.mark.parametrize("step", STEPS)
-def test_a_step_that_was_killed_in_its_middle_is_finished_by_the_same_command(
-    inside: Workshop, train, told: list[Event], monkeypatch: pytest.MonkeyPatch, step: str
-) -> None:
-    name = f"killed-{step}"
-    # A window of its own for the snapshot: the others find theirs.
-    asked = {"project": f"variants:KILLED_{step}"} | ({"end": "2024-04-26"} if step == "snapshot" else {})
-    monkeypatch.setenv("KILL_AT", f"{step} {MIDDLE[step]}")
-    with pytest.raises(SlipwayError, match=f"step {step} was killed"):
-        train(**asked)
-    monkeypatch.delenv("KILL_AT")
-    at = STEPS.index(step)
-    assert steps(told, "started") == STEPS[: at + 1]
-    assert steps(told, "done") == STEPS[:at]
-    assert versions(inside, name) == ([1] if step in ("register", "deploy") else [])
-    assert inside.registry.champion(name) is None
-    assert len(published(inside, name)) == (step in ("register", "deploy"))
+def open_runs(workshop: Workshop) -> int:
+    """MLflow runs that say they are at work."""
+    client = open_tracking(workshop.settings)
+    where = experiment(client, workshop.settings).experiment_id
+    return len(client.search_runs([where], "attributes.status = 'RUNNING'"))
 
-    told.clear()
-    result = train(**asked)
-    assert steps(told, "done") == STEPS
+
+def nothing_half_done(workshop: Workshop, name: str, step: str) -> None:
+    """After `step` was stopped in its middle, when those before it had ended well."""
+    made = step in ("register", "deploy")
+    assert versions(workshop, name) == ([1] if made else [])
+    assert workshop.registry.champion(name) is None
+    assert len(published(workshop, name)) == made
+
+
+def finished(workshop: Workshop, name: str, result: RunResult) -> None:
     assert result.result("register") == f"{name}:1"
-    assert versions(inside, name) == [1]
-    (digest,) = published(inside, name)
-    champion = inside.registry.champion(name)
+    assert versions(workshop, name) == [1]
+    (digest,) = published(workshop, name)
+    champion = workshop.registry.champion(name)
     assert champion is not None
     assert champion.digest == digest
     assert set(champion.aliases) == {"champion", "challenger"}
-    served = Platform(inside.folder / ".slipway").models / name
+    served = Platform(workshop.folder / ".slipway").models / name
     assert [path.name for path in served.iterdir()] == [digest]
+    assert open_runs(workshop) == 0
 
 
-def processes_of(group: int) -> list[int]:
-    found = []
-    for place in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = place.read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        if int(fields[2]) == group and fields[0] != "Z":
-            found.append(int(place.parent.name))
+def test_a_step_that_was_killed_in_its_middle_is_finished_by_the_same_command(
+    inside: Workshop, train, told: list[Event], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """kill -9, in each step in turn: each run finishes what the one before it left."""
+    # A window of its own, so that there is a snapshot to take.
+    asked = {"project": "variants:KILLED", "end": "2024-04-26"}
+    places = list(MIDDLE.items())
+    for step, place in [*places[:2], ("train", "write 5"), *places[2:]]:
+        at = STEPS.index(step)
+        told.clear()
+        monkeypatch.setenv("KILL_AT", f"{step} {place}")
+        with pytest.raises(SlipwayError, match=f"step {step} was killed"):
+            train(**asked)
+        assert steps(told, "started") == STEPS[: at + 1]
+        assert steps(told, "done") == STEPS[:at]
+        nothing_half_done(inside, "killed", step)
+        assert open_runs(inside) == 0
+        finish = told[-1]
+        assert finish.step == "finish"
+        assert ("1 MLflow runs of killed steps ended" in finish.told) == (place == "write 4")
+
+    told.clear()
+    monkeypatch.delenv("KILL_AT")
+    result = train(**asked)
+    assert steps(told, "done") == STEPS
+    finished(inside, "killed", result)
+
+
+WAYS = {
+    # Ctrl-C reaches all that the terminal started, and `kill` the command alone.
+    "snapshot": (os.killpg, signal.SIGINT),
+    "train": (os.kill, signal.SIGTERM),
+    "evaluate": (os.kill, signal.SIGKILL),
+    "verify": (os.kill, signal.SIGKILL),
+    "register": (os.kill, signal.SIGINT),
+    "deploy": (os.killpg, signal.SIGKILL),
+}
+WAITS = 90.0
+
+
+def processes_of(mark: str) -> dict[int, str]:
+    """What lives of all that was started with this in its environment, and not by the platform."""
+    found = {}
+    for place in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            state = (place / "stat").read_text().rpartition(")")[2].split()[0]
+            if state != "Z" and mark.encode() in (place / "environ").read_bytes():
+                found[int(place.name)] = (place / "cmdline").read_bytes().replace(b"\0", b" ").decode()
     return found
 
 
-def test_the_whole_command_killed_while_the_gates_are_asked(inside: Workshop, train) -> None:
-    """`slipway run train` as a user starts it, and all of it dies at once: step, runtime, runner."""
-    runs = inside.folder / ".slipway" / "runs"
-    before = set(runs.iterdir())
-    asked = {"config": '{"model": {"kind": "logistic", "strength": 0.8}}', "project": "variants:SWEPT"}
-    command = ["slipway", "run", "train", "--start", TRAIN["start"], "--end", TRAIN["end"]]
-    command += [f"--{name}={text}" for name, text in asked.items()]
-    with subprocess.Popen(
-        command, cwd=inside.folder, env=inside.environment, start_new_session=True, stderr=subprocess.DEVNULL
-    ) as process:
-        deadline = time.monotonic() + 120
-        while True:
-            assert time.monotonic() < deadline
-            assert process.poll() is None
-            new = set(runs.iterdir()) - before
-            told = read_events(new.pop() / "events.jsonl")[0] if new else []
-            if told and (told[-1].step, told[-1].state) == ("verify", "started"):
-                break
-            time.sleep(0.05)
-        assert len(processes_of(process.pid)) >= 3
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait(10)
-    deadline = time.monotonic() + 10
-    while processes_of(process.pid):
+def gates_are_asked(mark: str) -> bool:
+    """The runtime that they ask has been started."""
+    return any("slipway-verify-" in line for line in processes_of(mark).values())
+
+
+def until(reached: Callable[[], object]) -> None:
+    deadline = time.monotonic() + WAITS
+    while not reached():
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    assert versions(inside, "swept") == []
-    assert train(**asked).result("register") == "swept:1"
-    assert versions(inside, "swept") == [1]
+
+
+def test_the_whole_command_stopped_in_the_middle_of_each_step(inside: Workshop, train) -> None:
+    """`slipway run train` as a user starts it: however it is stopped, no process of it stays."""
+    asked = {"project": "variants:STOPPED", "end": "2024-04-25"}
+    command = ["slipway", "run", "train", "--start", TRAIN["start"], "--config", TRAIN["config"]]
+    command += [f"--{name}={text}" for name, text in asked.items()]
+    for step, (send, number) in WAYS.items():
+        mark, held = f"stopped-in-{step}", inside.folder / f"held-{step}"
+        hold = {} if step == "verify" else {"HOLD_AT": f"{step} {MIDDLE[step]}"}
+        environment = {**inside.environment, **hold, "PYTHONPATH": str(HOOKS), "HOLD_FILE": str(held)}
+        with subprocess.Popen(
+            command,
+            cwd=inside.folder,
+            env={**environment, "MARK": mark},
+            start_new_session=True,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process:
+            until(lambda mark=mark, held=held, hold=hold: held.exists() if hold else gates_are_asked(mark))
+            assert process.poll() is None
+            send(process.pid, number)
+            _, said = process.communicate(timeout=30)
+        until(lambda mark=mark: not processes_of(mark))
+        if number == signal.SIGKILL:
+            assert process.returncode == -signal.SIGKILL
+        else:
+            assert process.returncode == 130
+            assert "the same command again goes on where this one ended" in said
+            assert open_runs(inside) == 0
+        nothing_half_done(inside, "stopped", step)
+    finished(inside, "stopped", train(**asked))

@@ -20,6 +20,8 @@ from slipway.settings import load_settings
 
 CACHED = {"train", "trial"}
 NOT_RETRIED = {"verify", "deploy", "choose", "finish", "published"}
+SPECS = {"pipelineSpec", "platformSpec"}
+VERSION_FIELDS = SPECS | {"codeSourceURL", "description", "displayName", "pipelineName", "pipelineSpecURI"}
 NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 
 
@@ -228,6 +230,35 @@ def test_the_objects_are_what_kubernetes_takes(files: dict[str, bytes], name: st
     assert version["spec"]["pipelineSpec"] == spec
     assert version["spec"]["platformSpec"] == platform
     json.dumps(version)
+    # What the custom resource definitions of KFP 2.14 and later know: an API server drops all else unseen.
+    assert set(pipeline) == set(version) == {"apiVersion", "kind", "metadata", "spec"}
+    assert set(pipeline["spec"]) <= {"description", "displayName"}
+    assert set(version["spec"]) <= VERSION_FIELDS
+    assert all(
+        isinstance(version["spec"][name], str) for name in VERSION_FIELDS - SPECS & set(version["spec"])
+    )
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+def test_the_files_are_messages_of_kfps_own_protocol_field_by_field(
+    files: dict[str, bytes], name: str
+) -> None:
+    from google.protobuf import json_format
+    from kfp.kubernetes import kubernetes_executor_config_pb2
+    from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineSpec, PlatformSpec
+
+    spec, platform = yaml.safe_load_all(files[f"{name}.yaml"])
+    read = json_format.ParseDict(spec, PipelineSpec(), ignore_unknown_fields=False)
+    assert read.schema_version == "2.1.0"
+    assert json_format.MessageToDict(read) == spec
+    settings = json_format.ParseDict(platform, PlatformSpec(), ignore_unknown_fields=False)
+    executors = settings.platforms["kubernetes"].deployment_spec.executors
+    known = {label.removeprefix("exec-") for label in spec["deploymentSpec"]["executors"]}
+    assert {label.removeprefix("exec-") for label in executors} <= known
+    for content in executors.values():
+        plain = json_format.MessageToDict(content)
+        config = kubernetes_executor_config_pb2.KubernetesExecutorConfig()
+        assert json_format.MessageToDict(json_format.ParseDict(plain, config)) == plain
 
 
 def test_other_content_is_another_version(files: dict[str, bytes]) -> None:
