@@ -95,7 +95,7 @@ def _receipt_text(asked: str) -> str:
         text = path.read_text() if len(asked) < 4096 and path.is_file() else asked
     except (OSError, UnicodeDecodeError) as error:
         raise SlipwayError(f"cannot be read: {error}", where=asked) from error
-    stated = re.search(r"model[-_]digest\W+([0-9a-f]{7,64})", text)
+    stated = re.search(r"model[-_]digest\W+([0-9a-f]{7,64})", text, re.IGNORECASE)
     return stated.group(1) if stated else text.strip()
 
 

@@ -143,3 +143,17 @@ def test_a_database_that_cannot_be_opened(tmp_path: Path) -> None:
     (tmp_path / "mlflow.db").write_text("this is no database" * 100)
     with pytest.raises(RegistryError):
         Registry(settings_for(f"sqlite:///{tmp_path}/mlflow.db")).names()
+
+
+def test_the_digest_of_each_file_stands_in_the_version_and_stays_as_first_written(
+    registry: Registry, name: str
+) -> None:
+    files = {"model.onnx": "1" * 64, "contract.json": "2" * 64}
+    for written in (files, {"model.onnx": "3" * 64}, None):
+        registry.register(
+            name, digest=DIGESTS[0], uri="s3://b/x/", run_id="", files=written, who="ann", why="trained"
+        )
+    assert registry.find(name, "1").files == files
+    # A version from before there was such a tag.
+    assert add(registry, name, DIGESTS[1]) == 2
+    assert registry.find(name, "2").files == {}

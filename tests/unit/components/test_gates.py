@@ -380,6 +380,28 @@ def test_a_group_that_collapsed_fails_behind_a_good_average(parts, evaluation):
     assert f"carrier {slices[0].group}" in result.reason
 
 
+@pytest.mark.parametrize(
+    ("native", "onnx", "verdict"),
+    [
+        (0.5, 0.5, "pass"),
+        (0.5, 0.50002, "fail"),
+        # No answer is no answer, even where both give none.
+        (0.5, float("nan"), "fail"),
+        (float("nan"), 0.5, "fail"),
+        (float("nan"), float("nan"), "fail"),
+        (float("inf"), float("inf"), "fail"),
+    ],
+)
+def test_an_answer_that_is_no_number_is_never_equal(native: float, onnx: float, verdict: str):
+    from components.verify.parity import _compare
+
+    rows = {"numbers": np.zeros((3, 1), np.float32)}
+    expected, found = np.array([0.1, native, 0.3]), np.array([0.1, onnx, 0.3])
+    result = _compare(expected, found, rows, "ONNX")
+    assert (result.verdict, result.evidence["differing"]) == (verdict, int(verdict == "fail"))
+    assert _compare(expected, found[:2], rows, "ONNX").verdict == "fail"
+
+
 # ── feature parity, budget, and the line itself ───────────────────────────────────────────────────
 
 

@@ -242,3 +242,16 @@ def test_the_run_in_mlflow_has_parameters_metrics_and_pictures(settings, candida
 def test_an_empty_window_is_inconclusive(settings, tables):
     with pytest.raises(GateNotPassed, match="data is inconclusive: no labelled row between 2019-01-01"):
         take_snapshot(settings, PROJECT, Window("2019-01-01", "2019-02-01"), source=tables)
+
+
+@pytest.mark.parametrize("kind", ["boosting", "logistic"])
+def test_the_graph_asks_for_operators_that_old_runtimes_have(kind, settings, objects, snapshot):
+    """What KServe's own images ship reads opset 18 and ML opset 3; a newer one would be refused there."""
+    candidate = train(settings, PROJECT, snapshot, TrainConfig(model=ModelConfig(kind=kind, rounds=3)))
+    model = onnx.load_from_string(candidate.model(objects))
+    asked = {item.domain: item.version for item in model.opset_import}
+    assert set(asked) == {"", "ai.onnx.ml"}
+    assert asked[""] <= 18
+    assert asked["ai.onnx.ml"] <= 3
+    assert {node.domain for node in model.graph.node} <= set(asked)
+    assert model.ir_version <= 10
