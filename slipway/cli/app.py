@@ -29,7 +29,7 @@ from typer.core import TyperGroup
 from slipway import __version__
 from slipway.cli import output
 from slipway.cli.verbs import VERBS, Verb, find, new_app
-from slipway.errors import SlipwayError
+from slipway.errors import ObjectStoreUnavailable, SlipwayError
 
 COMPLETE = "_SLIPWAY_COMPLETE"
 """Set by the completion script when it asks for words."""
@@ -149,8 +149,23 @@ def _complete() -> int:
 
 
 def _show(error: SlipwayError, json: bool) -> int:
+    if isinstance(error, ObjectStoreUnavailable):
+        error.fix = _about_the_disk() or error.fix
     output.show_error(error, json=json)
     return error.exit_code
+
+
+def _about_the_disk() -> str | None:
+    """The embedded S3 answers 500 to whatever it finds no room for, and does not say so."""
+    from slipway.local import Platform
+    from slipway.settings import load_settings
+
+    try:
+        settings = load_settings()
+        short = Platform.of(settings).short_of_space() if settings.profile == "local" else None
+    except (SlipwayError, OSError):
+        return None
+    return f"{short}: free some space, then the same command again" if short else None
 
 
 class UsageError(SlipwayError):

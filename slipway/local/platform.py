@@ -80,10 +80,9 @@ class Platform:
         """
         with self.home.locked(LOCK_PATIENCE):
             self.home.prepare(tuple(server.name for server in self.servers))
-            free = shutil.disk_usage(self.home.path).free
-            if free < _LEAST_SPACE:
+            if short := self.short_of_space():
                 raise PlatformError(
-                    f"the disk has {free >> 20} MiB left, and the servers need {_LEAST_SPACE >> 20}",
+                    short,
                     where=str(self.home.path),
                     fix="free some space, then run `slipway up` again; what was stored is intact",
                 )
@@ -110,6 +109,13 @@ class Platform:
             return []
         with self.home.locked(LOCK_PATIENCE):
             return [server.name for server in reversed(self.servers) if self._stop(server)]
+
+    def short_of_space(self) -> str | None:
+        """What is wrong where the disk is so full that S3 refuses every write; None where it is not."""
+        free = shutil.disk_usage(_existing(self.home.path)).free
+        if free >= _LEAST_SPACE:
+            return None
+        return f"the disk has {free >> 20} MiB left, and the servers need {_LEAST_SPACE >> 20}"
 
     def require(self) -> None:
         """Raise PlatformDown unless every server runs; costs a millisecond, asks the servers nothing."""

@@ -288,3 +288,21 @@ class TestCompletion:
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"slipway {slipway.__version__}\n"
+
+
+def test_a_full_disk_is_named_where_s3_says_no_more_than_500(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from slipway.cli.app import _show
+    from slipway.errors import ObjectStoreUnavailable
+    from slipway.local import platform
+
+    monkeypatch.setenv("SLIPWAY_HOME", str(tmp_path / "home"))
+    assert _show(ObjectStoreUnavailable("S3 answered 500", fix="try again later"), json=False) == 3
+    assert "try again later" in capsys.readouterr().err
+    monkeypatch.setattr(platform, "_LEAST_SPACE", 2**62)
+    _show(ObjectStoreUnavailable("S3 answered 500", fix="try again later"), json=False)
+    assert "MiB left, and the servers need" in capsys.readouterr().err
+    monkeypatch.setenv("SLIPWAY_PROFILE", "eks")
+    _show(ObjectStoreUnavailable("S3 answered 500", fix="try again later"), json=False)
+    assert "try again later" in capsys.readouterr().err
