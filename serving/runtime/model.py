@@ -283,7 +283,9 @@ def _open_session(source: bytes | Path, threads: int, where: str, weights: Mappi
     # Spinning workers would eat the CPU that the event loop needs.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
-    options.log_severity_level = 3
+    # Only what ends the process: every error is raised as well, and a bad request must not write lines that
+    # are no JSON into the log.
+    options.log_severity_level = 4
     if weights:
         options.add_external_initializers_from_files_in_memory(
             list(weights), list(weights.values()), [len(content) for content in weights.values()]

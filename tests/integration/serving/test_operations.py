@@ -255,6 +255,9 @@ def test_a_bad_request_fails_alone(server: Running) -> None:
     for thread in threads:
         thread.join()
     assert {key for key, status in results.items() if status == 200} == set(range(30))
+    # What ONNX Runtime itself would print about it is no JSON, and the answer says it already.
+    lines = server.log.read_text().splitlines()
+    assert [line for line in lines if not line.startswith("{")] == []
 
 
 def test_sigterm_answers_everything_that_was_asked(tmp_path: Path) -> None:
