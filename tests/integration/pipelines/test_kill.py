@@ -123,7 +123,7 @@ WAYS = {
     "register": (os.kill, signal.SIGINT),
     "deploy": (os.killpg, signal.SIGKILL),
 }
-WAITS = 90.0
+WAITS = 240.0
 
 
 def processes_of(mark: str) -> dict[int, str]:
@@ -169,7 +169,7 @@ def test_the_whole_command_stopped_in_the_middle_of_each_step(inside: Workshop, 
             until(lambda mark=mark, held=held, hold=hold: held.exists() if hold else gates_are_asked(mark))
             assert process.poll() is None
             send(process.pid, number)
-            _, said = process.communicate(timeout=30)
+            _, said = process.communicate(timeout=WAITS)
         until(lambda mark=mark: not processes_of(mark))
         if number == signal.SIGKILL:
             assert process.returncode == -signal.SIGKILL
