@@ -9,7 +9,7 @@ import asyncio
 import socket
 import struct
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import uvloop
 
@@ -32,6 +32,15 @@ def _literal(index: int, value: bytes, name: bytes = b"") -> bytes:
     return head + bytes([len(value)]) + value
 
 
+def client_head(method: str, number: int, *, own: bool) -> bytes:
+    """As C-core's clients send it: a deadline, their name; `own` metadata differ from call to call."""
+    head = call_head(method) + _literal(0, b"5S", b"grpc-timeout") + _literal(58, b"grpc-python/1.85.1")
+    if own:
+        trace = b"00-%032x-%016x-00" % (number + 1, number + 1)
+        head += _literal(0, b"request-%d" % number, b"x-request-id") + _literal(0, trace, b"traceparent")
+    return head
+
+
 def call_head(method: str) -> bytes:
     """:method POST, :scheme http, :path, :authority, content-type, te."""
     return (
@@ -43,13 +52,17 @@ def call_head(method: str) -> bytes:
     )
 
 
+Head = Callable[[int], bytes]
+
+
 class _Connection(asyncio.Protocol):
     def __init__(
-        self, load: Load, head: bytes, messages: Sequence[bytes], streams: int, until: float
+        self, load: Load, head: Head, messages: Sequence[bytes], streams: int, until: float, windows: bool
     ) -> None:
         self.load = load
         self.head = head
         self.messages = messages
+        self.windows = windows
         self.streams = streams
         self.until = until
         self.number = 0
@@ -81,9 +94,13 @@ class _Connection(asyncio.Protocol):
         self.window -= len(message)
         stream, self.id = self.id, self.id + 2
         self.open[stream] = [time.perf_counter(), 0]
-        self.transport.write(
-            _frame(_HEADERS, _END_HEADERS, stream, self.head) + _frame(_DATA, _END_STREAM, stream, message)
-        )
+        sent = _frame(_HEADERS, _END_HEADERS, stream, self.head(self.number))
+        if self.windows:
+            sent += _frame(_WINDOW, 0, stream, struct.pack(">I", 5))
+        sent += _frame(_DATA, _END_STREAM, stream, message)
+        if self.windows:
+            sent += _frame(_WINDOW, 0, 0, struct.pack(">I", 1))
+        self.transport.write(sent)
 
     def data_received(self, data: bytes) -> None:
         buffer = self.buffer + data
@@ -146,10 +163,19 @@ class _Connection(asyncio.Protocol):
 
 
 def run_grpc(
-    port: int, method: str, messages: Sequence[bytes], connections: int, streams: int, seconds: float
+    port: int,
+    method: str,
+    messages: Sequence[bytes],
+    connections: int,
+    streams: int,
+    seconds: float,
+    *,
+    head: Head | None = None,
 ) -> Load:
+    """`head` makes the headers of a call by its number; then window updates are sent too, as C-core does."""
     load = Load()
-    head = call_head(method)
+    plain = call_head(method)
+    make = head or (lambda number: plain)
     framed = [b"\x00" + struct.pack(">I", len(message)) + message for message in messages]
 
     async def main() -> None:
@@ -158,7 +184,9 @@ def run_grpc(
         waits = []
         for _ in range(connections):
             _, protocol = await loop.create_connection(
-                lambda: _Connection(load, head, framed, streams, began + seconds), "127.0.0.1", port
+                lambda: _Connection(load, make, framed, streams, began + seconds, head is not None),
+                "127.0.0.1",
+                port,
             )
             waits.append(protocol.done)
         await asyncio.wait_for(asyncio.gather(*waits), seconds + _GIVE_UP)

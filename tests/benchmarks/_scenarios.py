@@ -12,7 +12,7 @@ import numpy as np
 
 from serving.client.grpc_messages import infer_message
 from tests.benchmarks._load import Load, http_request, run_http
-from tests.benchmarks._load_grpc import run_grpc
+from tests.benchmarks._load_grpc import Head, client_head, run_grpc
 from tests.conformance.target import binary_tensor, json_tensor
 from tests.support.messages import message
 from tests.support.models import zoo
@@ -100,6 +100,17 @@ def _raw(model: str, inputs: dict[str, np.ndarray]) -> bytes:
     return infer_message(model, inputs, None, None, None, None, None)
 
 
+_DEADLINE_HEAD = client_head(_METHOD, 0, own=False)
+
+
+def _like_grpcio(number: int) -> bytes:
+    return _DEADLINE_HEAD
+
+
+def _with_ids(number: int) -> bytes:
+    return client_head(_METHOD, number, own=True)
+
+
 def _grpc(
     name: str,
     title: str,
@@ -107,10 +118,11 @@ def _grpc(
     connections: int,
     streams: int,
     encode: Callable[[str, dict[str, np.ndarray]], bytes] = _raw,
+    head: Head | None = None,
 ) -> Scenario:
     def start(peer: Peer, ports: Ports, seconds: float) -> Load:
         messages = [encode(model, inputs) for inputs in _inputs(model, 1)]
-        return run_grpc(ports.grpc, _METHOD, messages, connections, streams, seconds)
+        return run_grpc(ports.grpc, _METHOD, messages, connections, streams, seconds, head=head)
 
     return Scenario(name, title, (model,), start, lambda peer: peer.grpc)
 
@@ -125,6 +137,17 @@ SCENARIOS = {
         _json("rows-32", "GB-30, 32 rows, JSON, 16 connections", "boosted30", 16, rows=32),
         _grpc("grpc-4x4", "GB-30, 1 row, gRPC, 4 connections x 4 streams", "boosted30", 4, 4),
         _grpc("grpc-typed", "GB-30, 1 row, gRPC, typed contents, 4 x 4", "boosted30", 4, 4, _typed),
+        _grpc(
+            "grpc-deadline", "GB-30, 1 row, gRPC with a deadline, 4 x 4", "boosted30", 4, 4, head=_like_grpcio
+        ),
+        _grpc(
+            "grpc-ids",
+            "GB-30, 1 row, gRPC with deadline, id and trace, 4 x 4",
+            "boosted30",
+            4,
+            4,
+            head=_with_ids,
+        ),
         _grpc("grpc-1x1", "GB-30, 1 row, gRPC, 1 connection x 1 stream", "boosted30", 1, 1),
         _json("mlp", "MLP of 1.5 ms, 1 row, JSON, 16 connections", "perceptron", 16),
         _json("cnn", "CNN 28x28, 1 row, JSON, 16 connections", "convolutions", 16),
