@@ -160,7 +160,9 @@ class Connection(Taking, asyncio.Protocol):
             self._found.clear()
             self.fail(ErrorCode.INTERNAL_ERROR, "an error of the server")
         if not scheduled:
-            self._flush()
+            self._flushing = False
+            if self._out:
+                self._flush()
 
     # Frames
 
@@ -192,7 +194,7 @@ class Connection(Taking, asyncio.Protocol):
         streams = self.streams
         while length - position >= 9:
             usual = self._usual
-            if usual is not None and usual.begins(data, position):
+            if usual is not None:
                 position = self._take_usual(usual, data, position)
                 if length - position < 9:
                     break

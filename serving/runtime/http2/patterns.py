@@ -1,10 +1,9 @@
-"""Requests that differ from those before in one stretch of their body alone, found by regular expressions.
+"""Requests that differ from those before in one stretch of their body alone.
 
-A client sends the same bytes around its tensors again and again. What stays is compiled into an expression,
-and one C call then compares and cuts all requests that came together: 1.5 us each, where a `struct` of the
-same layout and its comparisons take 2.5, and going frame by frame 10. It is exact: every byte is either
-compared or handed on. C-core (grpcio) puts a window update between HEADERS and DATA and one behind them; both
-may be there or not.
+A client sends the same bytes around its tensors again and again. One C call then compares and cuts each
+further request, where going frame by frame takes 10 us: a `struct` where HEADERS and DATA stand next to each
+other, an expression where C-core (grpcio) puts a window update between them and one behind. It is exact:
+every byte is either compared or handed on.
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from functools import lru_cache
+from struct import Struct
 from typing import Any
 
 from serving.runtime.http2 import codes
@@ -57,7 +57,7 @@ class Pattern:
 class Usual:
     """A pattern under a header block that comes again byte by byte."""
 
-    __slots__ = ("block", "bytes", "expression", "head", "pattern", "start")
+    __slots__ = ("block", "bytes", "expression", "head", "pattern", "second", "start", "unpack")
 
     def __init__(self, head: Any, block: bytes, pattern: Pattern) -> None:
         self.head = head
@@ -66,6 +66,9 @@ class Usual:
         self.start = FRAME.pack(len(block) << 8 | codes.HEADERS, codes.END_HEADERS, 0)[:5]
         self.bytes = 9 + len(block) + pattern.bytes
         """Of HEADERS and DATA, without window updates."""
+        self.second = block + FRAME.pack(pattern.body << 8 | codes.DATA, codes.END_STREAM, 0)[:5]
+        body = f"{len(pattern.opening)}s{pattern.size}s{len(pattern.after)}s"
+        self.unpack = Struct(f">5sI{len(self.second)}sI{body}").unpack_from
         self.expression = _compile_whole(self.start, block, pattern.opening, pattern.size, pattern.after)
 
     def begins(self, data: bytes, position: int) -> bool:

@@ -42,6 +42,12 @@ class Taking(Control):
         if self._found_pattern is not pattern:
             self._hand_over()
             self._found_pattern = pattern
+        if room > 0 and credit >= size:
+            beyond = self._take_plain(usual, data, position, min(room, credit // size))
+            if beyond > position:
+                return beyond
+        if not usual.begins(data, position):
+            return position
         whole_increments = updates = 0
         stream_id = self._last_id + 2
         found = self._found
@@ -77,6 +83,32 @@ class Taking(Control):
             if self._blocked:
                 self._pump()
         return position + usual.bytes * taken + WINDOW_BYTES * updates
+
+    def _take_plain(self, usual: Usual, data: bytes, position: int, most: int) -> int:
+        """Those without window updates."""
+        unpack, whole, first, second, head = usual.unpack, usual.bytes, usual.start, usual.second, usual.head
+        pattern = usual.pattern
+        opening, after = pattern.opening, pattern.after
+        found, window = self._found, self.initial_window
+        stream_id = began = self._last_id + 2
+        for _ in range(min(most, (len(data) - position) // whole)):
+            one, its_id, two, other_id, start, part, end = unpack(data, position)
+            if (
+                its_id != stream_id
+                or other_id != stream_id
+                or one != first
+                or two != second
+                or start != opening
+                or end != after
+            ):
+                break
+            found.append((stream_id, head, window, part))
+            stream_id += 2
+            position += whole
+        if stream_id != began:
+            self._last_id = stream_id - 2
+            self._consumed += pattern.body * ((stream_id - began) // 2)
+        return position
 
     def _take_body(
         self, pattern: Pattern, head: RequestHead, stream_id: int, data: bytes, position: int

@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 
 from slipway.contract import Column, FeatureService, ModelContract, TensorInput, TensorOutput, View, ViewField
-from tests.integration.serving.test_operations import TRACE, metric
+from tests.integration.serving.test_operations import LONG, TRACE, metric, wait_for_depth
 from tests.support.contracts import publish, weighted
 from tests.support.grpc_calls import code_of, infer_request, metadata_of, unary
 from tests.support.messages import message
@@ -57,14 +57,6 @@ def spin(times: int) -> Any:
     return infer_request("spinner", times=np.array([times]))
 
 
-def wait_for_depth(server: Running, depth: int) -> None:
-    """Until so many requests wait or run."""
-    until = time.monotonic() + 30
-    while metric(server.url, "slipway_queue_depth", model="spinner") != depth:
-        assert time.monotonic() < until, f"the queue does not come to {depth}"
-        time.sleep(0.01)
-
-
 def errors(server: Running, kind: str, model: str) -> float:
     return metric(server.url, "slipway_request_errors_total", protocol="grpc", kind=kind, model=model)
 
@@ -76,7 +68,7 @@ def test_errors_and_connections_are_counted(server: Running, channel: grpc.Chann
     # Callers choose this name, so it must not become a label of its own.
     assert code_of(channel, "ModelInfer", infer_request("made-up", X=ROW)) == Code.NOT_FOUND
     assert errors(server, "ModelNotFound", "") == 1
-    assert code_of(channel, "ModelInfer", spin(1500), timeout=0.05) == Code.DEADLINE_EXCEEDED
+    assert code_of(channel, "ModelInfer", spin(LONG), timeout=0.05) == Code.DEADLINE_EXCEEDED
     missing = channel.unary_unary("/inference.GRPCInferenceService/Nothing")
     with pytest.raises(grpc.RpcError):
         missing(b"", timeout=10)
@@ -110,7 +102,7 @@ def test_a_trace_goes_on_with_a_new_span_for_every_call(channel: grpc.Channel) -
 
 
 def test_the_timeout_parameter_is_a_deadline(channel: grpc.Channel) -> None:
-    request = spin(1500)
+    request = spin(LONG)
     request.parameters["timeout"].int64_param = 10_000
     assert code_of(channel, "ModelInfer", request, timeout=30) == Code.DEADLINE_EXCEEDED
     request.parameters["timeout"].string_param = "soon"
@@ -129,13 +121,13 @@ def test_work_that_nobody_waits_for_is_dropped(server: Running, channel: grpc.Ch
     """One run at a time: calls that wait behind a long one are cancelled, and never run."""
     wait_for_depth(server, 0)
     before = metric(server.url, "slipway_requests_total", model="spinner")
-    long = unary(channel, "ModelInfer").future(spin(1500), timeout=60)
+    long = unary(channel, "ModelInfer").future(spin(LONG), timeout=60)
     wait_for_depth(server, 1)
     calls = [unary(channel, "ModelInfer").future(spin(1), timeout=30) for _ in range(12)]
     wait_for_depth(server, 13)
     for call in calls:
         call.cancel()
-    assert np.frombuffer(long.result().raw_output_contents[0], np.int64).tolist() == [1500]
+    assert np.frombuffer(long.result().raw_output_contents[0], np.int64).tolist() == [LONG]
     wait_for_depth(server, 0)
     assert metric(server.url, "slipway_requests_total", model="spinner") - before == 1
 

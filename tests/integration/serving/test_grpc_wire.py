@@ -14,8 +14,8 @@ import grpc
 import numpy as np
 import pytest
 
-from tests.integration.serving.test_grpc_operations import spin, wait_for_depth
-from tests.integration.serving.test_operations import metric
+from tests.integration.serving.test_grpc_operations import spin
+from tests.integration.serving.test_operations import LONG, metric, wait_for_depth
 from tests.support.grpc_calls import code_of, infer_request, metadata_of, unary
 from tests.support.http2_client import Http2Client
 from tests.support.messages import message
@@ -28,8 +28,6 @@ Code = grpc.StatusCode
 OK, INVALID, EXHAUSTED, INTERNAL = 0, 3, 8, 13
 ROW = np.array([[0.5, -1.0, 2.0, 0.25]], np.float32)
 STREAM = "/inference.GRPCInferenceService/ModelStreamInfer"
-LONG = 1500
-"""Turns of the spinner: a second and more."""
 
 
 @pytest.fixture(scope="module")

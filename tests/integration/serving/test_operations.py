@@ -20,7 +20,7 @@ import polars
 import pytest
 
 from tests.support.contracts import contract, publish
-from tests.support.models import write_model, write_repository
+from tests.support.models import write_model, write_repository, write_spinner
 from tests.support.server import Running, running_server
 
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -93,11 +93,12 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def server(root: Path, collector: Collector) -> Iterator[Running]:
     models = write_repository(root / "models", ["perceptron", "lookup"])
+    write_spinner(models / "spinner")
     publish(models / "delays", contract(), version="1")
     options = ("--capture-uri", str(root / "kept"), "--capture-rate", "1", "--capture-seconds", "0.3")
     environment = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "OTEL_SERVICE_NAME": "delays"}
     with running_server(
-        models, root / "run", *options, "--max-queue", "8", environment=environment
+        models, root / "run", *options, "--max-queue", "8", "--concurrency", "1", environment=environment
     ) as running:
         yield running
 
@@ -178,67 +179,75 @@ def test_every_answer_has_a_request_id(server: Running) -> None:
     assert infer(server, row(1, 2), **{"x-request-id": "mine"}).headers["x-request-id"] == "mine"
 
 
+def spin(times: int) -> dict[str, Any]:
+    return {"inputs": [{"name": "times", "datatype": "INT64", "shape": [1], "data": [times]}]}
+
+
+LONG = 3000
+"""Turns of the spinner: a second on a fast machine."""
+
+
+def wait_for_depth(server: Running, depth: int) -> None:
+    """Until so many requests wait or run."""
+    until = time.monotonic() + 30
+    while metric(server.url, "slipway_queue_depth", model="spinner") != depth:
+        assert time.monotonic() < until, f"the queue does not come to {depth}"
+        time.sleep(0.01)
+
+
 def test_a_full_queue_says_when_to_come_back(server: Running) -> None:
-    """More requests at once than may run and wait: some are turned away, none is lost or answered wrongly."""
-    statuses: list[tuple[int, str | None]] = []
-    gate = threading.Barrier(60)
+    """One runs and eight wait: who comes then is turned away, and nobody is lost or answered wrongly."""
+    wait_for_depth(server, 0)
+    answers: list[httpx.Response] = []
 
-    def ask() -> None:
-        with httpx.Client() as client:
-            client.get(f"{server.url}/v2/health/live")
-            gate.wait()
-            for _ in range(3):
-                body = slow_row()
-                body["inputs"][0]["shape"] = [20, 1024]
-                body["inputs"][0]["data"] *= 20
-                answer = client.post(f"{server.url}/v2/models/perceptron/infer", json=body, timeout=60)
-                statuses.append((answer.status_code, answer.headers.get("retry-after")))
+    def ask(times: int) -> None:
+        answers.append(infer(server, spin(times), "spinner"))
 
-    threads = [threading.Thread(target=ask) for _ in range(60)]
-    for thread in threads:
+    threads = [threading.Thread(target=ask, args=(LONG if first else 2,)) for first in [True] + [False] * 8]
+    threads[0].start()
+    wait_for_depth(server, 1)
+    for thread in threads[1:]:
         thread.start()
+    wait_for_depth(server, 9)
+    turned_away = [infer(server, spin(2), "spinner") for _ in range(3)]
     for thread in threads:
         thread.join()
-    assert len(statuses) == 180
-    assert {status for status, _ in statuses} == {200, 503}
-    assert all(after is not None and int(after) >= 1 for status, after in statuses if status == 503)
-    assert infer(server, slow_row(), "perceptron").status_code == 200
+    assert [answer.status_code for answer in turned_away] == [503] * 3
+    assert all(int(answer.headers["retry-after"]) >= 1 for answer in turned_away)
+    assert [answer.status_code for answer in answers] == [200] * 9
+    found = sorted(answer.json()["outputs"][0]["data"][0] for answer in answers)
+    assert found == [2] * 8 + [LONG]
+    assert infer(server, spin(3), "spinner").status_code == 200
 
 
 def test_a_deadline_is_kept(server: Running) -> None:
-    body = slow_row()
-    body["inputs"][0] |= {"shape": [300, 1024], "data": body["inputs"][0]["data"] * 300}
+    body = spin(LONG)
     body["parameters"] = {"timeout": 20_000}
-    began = time.monotonic()
-    answer = infer(server, body, "perceptron")
-    assert (answer.status_code, time.monotonic() - began < 10) == (504, True)
+    answer = infer(server, body, "spinner")
+    assert answer.status_code == 504
     assert "deadline" in answer.json()["error"] or "no answer within" in answer.json()["error"]
     body["parameters"] = {"timeout": "soon"}
-    assert infer(server, body, "perceptron").status_code == 400
+    assert infer(server, body, "spinner").status_code == 400
 
 
 def test_work_for_a_client_that_has_gone_is_dropped(server: Running) -> None:
-    rows = 400
-    tensor = {
-        "name": "X",
-        "datatype": "FP32",
-        "shape": [rows, 1024],
-        "parameters": {"binary_data_size": 4096 * rows},
-    }
-    head = json.dumps({"inputs": [tensor]}).encode()
-    raw = head + bytes(4096 * rows)
-    request = (
-        b"POST /v2/models/perceptron/infer HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n"
-        b"Inference-Header-Content-Length: %d\r\n\r\n" % (len(raw), len(head))
-    )
-    before = metric(server.url, "slipway_runs_total", model="perceptron")
-    for _ in range(8):
-        with socket.create_connection(("127.0.0.1", server.http)) as client:
-            client.sendall(request + raw)
-    until = time.monotonic() + 20
-    while metric(server.url, "slipway_queue_depth", model="perceptron") and time.monotonic() < until:
-        time.sleep(0.05)
-    assert metric(server.url, "slipway_runs_total", model="perceptron") - before < 8
+    """What waits behind a long run, and whose client has hung up by then, is never run."""
+    wait_for_depth(server, 0)
+    before = metric(server.url, "slipway_requests_total", model="spinner")
+    long = threading.Thread(target=infer, args=(server, spin(LONG), "spinner"))
+    long.start()
+    wait_for_depth(server, 1)
+    body = json.dumps(spin(1)).encode()
+    request = b"POST /v2/models/spinner/infer HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % len(body)
+    clients = [socket.create_connection(("127.0.0.1", server.http)) for _ in range(6)]
+    for client in clients:
+        client.sendall(request + body)
+    wait_for_depth(server, 7)
+    for client in clients:
+        client.close()
+    long.join()
+    wait_for_depth(server, 0)
+    assert metric(server.url, "slipway_requests_total", model="spinner") - before == 1
 
 
 def test_a_bad_request_fails_alone(server: Running) -> None:
