@@ -5,7 +5,7 @@ from serving.runtime.http2.connection import Application, Connection
 from serving.runtime.http2.front import Front
 from serving.runtime.http2.hpack import Fields, Headers, literal
 from serving.runtime.http2.limits import Limits
-from serving.runtime.http2.patterns import Found, Pattern
+from serving.runtime.http2.patterns import Found
 from serving.runtime.http2.request import RequestHead
 from serving.runtime.http2.sender import respond_all
 from serving.runtime.http2.sheets import Form, respond_rows
@@ -21,7 +21,6 @@ __all__ = [
     "Front",
     "Headers",
     "Limits",
-    "Pattern",
     "RequestHead",
     "Stream",
     "literal",
