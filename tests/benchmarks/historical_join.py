@@ -2,7 +2,7 @@
 
 Each contender answers in a process of its own, in rounds that take turns; a process asks `repeats` times and
 its best answer counts, so that imports and cold caches do not. `BENCH_SHAPES=10,100 BENCH_ROUNDS=3` and
-`BENCH_STORES=ours,duckdb` narrow it down; `BENCH_GROWTH=1` measures growth with the source's rows instead and
+`BENCH_STORES=ours,duckdb` narrow it down, `BENCH_TIMEOUT=600` bounds a process; `BENCH_GROWTH=1` measures growth with the source's rows instead and
 draws docs/images/historical-join.svg. The peers' environment is made once, below .venv/peers.
 """
 
@@ -38,7 +38,8 @@ STORES = {
 }
 ENTITY_ROWS = 100_000
 SPAN = 30 * 86_400 * 1_000_000
-TIMEOUT = 280
+TIMEOUT = float(os.environ.get("BENCH_TIMEOUT", "280"))
+"""Seconds for one process of a contender."""
 
 
 def run() -> None:
@@ -204,7 +205,8 @@ def _peers() -> Path:
     python = PEERS / "bin" / "python"
     stamp = PEERS / ".packages"
     if not stamp.exists() or stamp.read_text() != "\n".join(PEER_PACKAGES):
-        subprocess.run([sys.executable, "-m", "venv", str(PEERS)], check=True)
-        subprocess.run([python, "-m", "pip", "install", "--quiet", *PEER_PACKAGES], check=True)
+        uv = Path(sys.prefix) / "uv" / "bin" / "uv"
+        subprocess.run([uv, "venv", "--quiet", "--clear", "--python", sys.executable, PEERS], check=True)
+        subprocess.run([uv, "pip", "install", "--quiet", "--python", python, *PEER_PACKAGES], check=True)
         stamp.write_text("\n".join(PEER_PACKAGES))
     return python

@@ -8,12 +8,13 @@ from datetime import datetime, timedelta
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 
 from slipway.errors import FeatureSourceError
 from slipway.features.offline.ahead import ahead
 from slipway.features.offline.asof import LEAST, Batch, Moments, latest_rows
 from slipway.features.offline.codes import coder
-from slipway.features.offline.entities import EntityRows
+from slipway.features.offline.entities import EntityRows, arrow
 from slipway.features.offline.sources import Source
 from slipway.features.offline.times import (
     Unit,
@@ -71,29 +72,32 @@ class History:
                 )
         return schema
 
-    def as_of(self, entities: EntityRows, *, known_by_then: bool) -> pl.DataFrame:
+    def as_of(self, entities: EntityRows, *, known_by_then: bool) -> pa.Table:
         """One row of features for each entity row, in order."""
         entities.require(self.keys.values(), self.view)
         schema = self.check()
         answer = pl.Schema({name: schema[column] for column, name in self.features.items()})
         keys = self._keys(entities, schema)
-        known = keys.filter(
-            entities.times.is_not_null(), *(pl.col(name).is_not_null() for name in keys.columns)
-        ).unique()
+        known = _distinct(
+            keys.filter(entities.times.is_not_null(), *(pl.col(name).is_not_null() for name in keys.columns))
+        )
         if not len(known) or entities.times.is_null().all():
-            return answer.to_frame().clear(len(keys))
+            return arrow(answer.to_frame().clear(len(keys)))
         unit, moments = self._moments(entities, keys, known, schema)
         ttl = None if self.ttl is None else round(self.ttl / timedelta(microseconds=1))
         limit = None if ttl is None else rescale(ttl, "us", unit)
         window = self._window(moments, limit, unit, schema)
         with self.source.reading():
-            return latest_rows(
+            features, at = latest_rows(
                 moments,
                 ahead(self._batches(known, window, unit, schema, len(entities.frame))),
                 answer,
                 ttl=limit,
                 known_by_then=known_by_then,
             )
+        # Arrow gathers in a quarter of Polars' CPU, since that wakes a thread for each column (5 and 22 ms
+        # for 100 k rows of 10 columns).
+        return arrow(features).take(pa.array(at, mask=at < 0)).combine_chunks()
 
     def keys_between(self, start: datetime, end: datetime) -> pl.DataFrame:
         """The distinct keys, under the entity rows' names, that have a row in this range of time."""
@@ -143,7 +147,7 @@ class History:
     ) -> Iterator[Batch]:
         rows = self.source.scan(schema, _ROW).filter(*window)
         for column in self.keys:
-            values = known[column].unique()
+            values = known[column] if len(self.keys) == 1 else known[column].unique()
             if len(values) <= FEW_KEYS and not isinstance(schema[column], pl.Categorical | pl.Enum):
                 rows = rows.filter(pl.col(column).is_in(values.implode()))
         keys = [
@@ -189,6 +193,13 @@ def family(kind: pl.DataType) -> str:
     if isinstance(kind, pl.List | pl.Array):
         return "lists"
     return "other"
+
+
+def _distinct(keys: pl.DataFrame) -> pl.DataFrame:
+    """Of one column, as nearly all entities have, in a quarter of the time."""
+    if len(keys.columns) == 1:
+        return keys.to_series().unique(maintain_order=True).to_frame()
+    return keys.unique()
 
 
 def _as_type(column: pl.Expr, ours: pl.DataType, theirs: pl.DataType) -> pl.Expr | None:

@@ -125,4 +125,6 @@ def to_pandas(table: pa.Table) -> pd.DataFrame:
     frame = table.drop_columns(list(gaps)).to_pandas() if gaps else table.to_pandas()
     for name, column in gaps.items():
         frame.insert(table.column_names.index(name), name, column.to_pandas(types_mapper=_NULLABLE.get))
-    return frame.reset_index(drop=True)
+    # In place: reset_index would copy all of it.
+    frame.index = pd.RangeIndex(len(frame))
+    return frame

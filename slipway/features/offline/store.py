@@ -98,7 +98,7 @@ class PolarsOfflineStore(OfflineStore):
             spine = entities()
             table = spine.table
             for history in histories:
-                values = arrow(history.as_of(spine, known_by_then=filter_by_created_timestamp))
+                values = history.as_of(spine, known_by_then=filter_by_created_timestamp)
                 for name in values.column_names:
                     table = table.append_column(values.schema.field(name), values[name])
             return table
