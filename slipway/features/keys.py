@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 from urllib.parse import quote
 
@@ -48,6 +49,7 @@ def schemas_key(project: str) -> bytes:
     return project_prefix(project) + b"@schemas"
 
 
+@lru_cache(maxsize=1024)
 def _name(text: str) -> str:
     """Without the separators, the braces of hash tags and the wildcards of SCAN."""
     return quote(text, safe="")

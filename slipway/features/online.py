@@ -184,8 +184,10 @@ class PackedOnlineStore(OnlineStore):
             start = 0
             for read in reads:
                 end = start + len(read.keys)
-                self._refuse_other_schema(config, read.packing, blobs[start:end], read.table.name)
-                read.answer(blobs[start:end], clock, response, full_feature_names)
+                found = blobs[start:end]
+                if not read.answer_clean(found, clock, response, full_feature_names):
+                    self._refuse_other_schema(config, read.packing, found, read.table.name)
+                    read.answer(found, clock, response, full_feature_names)
                 if include_feature_view_version_metadata:
                     read.add_version(response)
                 start = end

@@ -15,6 +15,7 @@ of many entities as one table.
 from __future__ import annotations
 
 import hashlib
+import struct
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, cast
 
@@ -34,6 +35,8 @@ SLOTS: Final[Mapping[str, str]] = {
     "Bool": "|b1",
 }
 GROUPS: Final = ("<f8", "<i8", "<f4", "<i4", "|b1")
+_LETTERS: Final = {"<f8": "d", "<i8": "q", "<f4": "f", "<i4": "i", "|b1": "?"}
+"""The same in the words of `struct`."""
 TEXTS: Final = frozenset({"String", "Json", "Uuid", "TimeUuid", "Decimal"})
 BINARIES: Final = frozenset({"Bytes", "PdfBytes", "ImageBytes"})
 MESSAGES: Final = frozenset({"Map", "ScalarMap", "ZonedTimestamp"})
@@ -102,6 +105,9 @@ class Packing:
         self._nulls_at = slice(offsets["nulls"], offsets["nulls"] + (len(self.order) + 7) // 8)
         self._no_nulls = bytes(self._nulls_at.stop - self._nulls_at.start)
         self._digest_bytes = self.digest.to_bytes(8, "little")
+        self._numbers = struct.Struct(
+            "<" + "".join(_LETTERS[code] * len(names) for code, names in self.slots.items())
+        )
         self._absent = bytes(self.width)
         self._unfit = b"\xff" * self.width
 
@@ -179,6 +185,16 @@ class Packing:
         if blob[self._nulls_at] != self._no_nulls:
             return None
         return int.from_bytes(blob[8:16], "little", signed=True)
+
+    def clean_rows(self, blobs: Sequence[bytes | None]) -> list[tuple[int, tuple[Any, ...]]] | None:
+        """Event time and values, in `order`, of each blob, if they all are such as `clean_event` takes."""
+        rows = []
+        for blob in blobs:
+            event = self.clean_event(blob)
+            if event is None or blob is None:
+                return None
+            rows.append((event, self._numbers.unpack_from(blob, HEADER)))
+        return rows
 
     def nulls(self, table: npt.NDArray[np.void]) -> Bits:
         """(rows, fields in `order`)."""

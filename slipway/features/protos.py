@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -49,6 +50,7 @@ _WIDER = {"Int64": ("int32_val",), "Float64": ("float_val", "int32_val")}
 """Other members of the oneof that a field takes without loss."""
 
 
+@lru_cache(maxsize=1024)
 def member(dtype: str) -> str:
     """The member of Value's oneof that holds this type."""
     inner = item_type(dtype)

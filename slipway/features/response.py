@@ -14,7 +14,10 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from slipway.errors import FeatureError
 from slipway.features.keys import NOBODY, join_parts
 from slipway.features.packing import Packing
-from slipway.features.protos import NULL, entity_part, unpack_values
+from slipway.features.protos import NULL, entity_part, member, unpack_values
+
+_value: Any = Value
+"""Its keyword is known at run time only."""
 
 
 class ViewRead:
@@ -29,6 +32,39 @@ class ViewRead:
         unique = {key: at for at, key in enumerate(dict.fromkeys(key for key in rows if key is not None))}
         self.keys: list[bytes] = list(unique)
         self.slots = np.array([unique.get(key, -1) if key is not None else -1 for key in rows], np.int64)
+
+    def answer_clean(
+        self, blobs: Sequence[bytes | None], clock: float, response: Any, full_feature_names: bool
+    ) -> bool:
+        """The answer where all is as it mostly is: each entity found, in time, of our schema and without a
+        null. False, and nothing done: something is not. A single entity costs a third of what `answer` takes,
+        which is made of numpy calls.
+        """
+        packing = self.packing
+        rows = packing.clean_rows(blobs)
+        ttl = round(self.table.ttl.total_seconds() * 1e6) if self.table.ttl else 0
+        oldest = round(clock * 1e6) - ttl
+        if not rows or -1 in self.slots or (ttl and any(event < oldest for event, _ in rows)):
+            return False
+        if not all(name in packing.types for name in self.features):
+            return False
+        slots = self.slots.tolist()
+        times = [_timestamp(event) for event, _ in rows]
+        event_timestamps = [times[slot] for slot in slots]
+        statuses = [FieldStatus.PRESENT] * len(slots)
+        records = [rows[slot][1] for slot in slots]
+        projection: Any = self.table.projection
+        view = projection.name_to_use()
+        for name in self.features:
+            at, attribute = packing.bit[name], member(packing.types[name])
+            values = [_value(**{attribute: record[at]}) for record in records]
+            response.metadata.feature_names.val.append(f"{view}__{name}" if full_feature_names else name)
+            response.results.append(
+                GetOnlineFeaturesResponse.FeatureVector(
+                    values=values, statuses=statuses, event_timestamps=event_timestamps
+                )
+            )
+        return True
 
     def answer(
         self, blobs: Sequence[bytes | None], clock: float, response: Any, full_feature_names: bool

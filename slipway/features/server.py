@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -17,6 +18,7 @@ from redis.backoff import ExponentialBackoff, NoBackoff
 from redis.retry import Retry
 
 from slipway.errors import FeatureError, OnlineStoreUnavailable, SettingsError
+from slipway.features.blocking import BlockingReader
 
 KEYS_A_SCRIPT = 200
 """A script holds the server: 200 keys for one to two milliseconds."""
@@ -72,19 +74,26 @@ class Server:
         self.cluster = cluster
         self._timeout = timeout
         self._write_timeout = write_timeout
-        self._readers: Any = None
+        self._idle: list[BlockingReader] = []
+        self._process = os.getpid()
         self._writers: Any = None
         self._async: WeakKeyDictionary[asyncio.AbstractEventLoop, Any] = WeakKeyDictionary()
 
     def read(self, keys: Sequence[bytes]) -> list[bytes | None]:
-        with self._explain(self._timeout):
-            if self._readers is None:
-                self._readers = self._connect(self._timeout, Retry(NoBackoff(), 1))
-            read = self._readers.mget_nonatomic if self.cluster else self._readers.mget
-            blobs: list[bytes | None] = []
-            for start in range(0, len(keys), KEYS_A_READ):
-                blobs += read(keys[start : start + KEYS_A_READ])
-            return blobs
+        """By the reader that the lookup has: redis-py takes 0.1 ms more of CPU. Each thread that reads at the
+        same moment has a connection of its own.
+        """
+        if self._process != os.getpid():
+            # What a parent process had open is the parent's.
+            self._idle, self._process = [], os.getpid()
+        try:
+            reader = self._idle.pop()
+        except IndexError:
+            reader = BlockingReader(self.url, timeout=self._timeout, cluster=self.cluster)
+        try:
+            return reader.fetch(keys)
+        finally:
+            self._idle.append(reader)
 
     async def read_async(self, keys: Sequence[bytes]) -> list[bytes | None]:
         async with self._explain_async(self._timeout):
@@ -138,10 +147,11 @@ class Server:
         return removed
 
     async def close(self) -> None:
-        for client in (self._readers, self._writers):
-            if client is not None:
-                client.close()
-        self._readers = self._writers = None
+        while self._idle:
+            self._idle.pop().close()
+        if self._writers is not None:
+            self._writers.close()
+        self._writers = None
         client = self._async.pop(asyncio.get_running_loop(), None)
         if client is not None:
             await client.aclose()

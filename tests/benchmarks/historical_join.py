@@ -2,8 +2,9 @@
 
 Each contender answers in a process of its own, in rounds that take turns; a process asks `repeats` times and
 its best answer counts, so that imports and cold caches do not. `BENCH_SHAPES=10,100 BENCH_ROUNDS=3` and
-`BENCH_STORES=ours,duckdb` narrow it down, `BENCH_TIMEOUT=600` bounds a process; `BENCH_GROWTH=1` measures growth with the source's rows instead and
-draws docs/images/historical-join.svg. The peers' environment is made once, below .venv/peers.
+`BENCH_STORES=ours,duckdb` narrow it down, `BENCH_TIMEOUT=600` bounds a process; `BENCH_GROWTH=1` measures
+growth with the source's rows instead and draws docs/images/historical-join.svg. The peers' environment is
+made once, below .venv/peers.
 """
 
 from __future__ import annotations

@@ -182,7 +182,8 @@ class _Slots:
 
     def _per_key(self, start: int, end: int) -> Integers:
         """Of each key the number of slots among these, by time."""
-        return np.bincount(self._codes_by_time[start:end], minlength=len(self._borders) - 1)
+        counts: Integers = np.bincount(self._codes_by_time[start:end], minlength=len(self._borders) - 1)
+        return counts
 
     def _break_ties(
         self, batch: Batch, slots: Integers, rows: Integers, tied: npt.NDArray[np.bool_]
