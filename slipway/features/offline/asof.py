@@ -231,8 +231,9 @@ class _Slots:
 
     def _nearest(self) -> Integers:
         """For each slot the last one at or before it, of the same key, that has a row; -1: none has."""
-        best = np.maximum.accumulate(np.where(self._row >= 0, np.arange(len(self._row)), -1))
-        return np.where(best >= self._borders[self._codes], best, -1)
+        best: Integers = np.maximum.accumulate(np.where(self._row >= 0, np.arange(len(self._row)), -1))
+        best[best < self._borders[self._codes]] = -1
+        return best
 
     def _best_so_far(self) -> Integers:
         """The same where the last row to be known need not be the latest: the best of all that were."""
@@ -242,7 +243,8 @@ class _Slots:
         rank[order] = np.arange(1, len(order) + 1)
         # Numbers that are greater for a later key begin anew with each.
         best = np.maximum.accumulate(self._codes * (len(order) + 1) + rank) % (len(order) + 1)
-        return np.append(-1, order)[best]
+        found: Integers = np.append(-1, order).take(best)
+        return found
 
 
 def _repeated(numbers: Integers, limit: int) -> bool:

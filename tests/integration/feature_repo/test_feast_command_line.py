@@ -6,6 +6,7 @@ import shlex
 import subprocess
 import sys
 import uuid
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -75,3 +76,14 @@ def test_the_feast_command_line_works(environment: dict[str, str], tmp_path: Pat
     asked = ("-e", "carrier=UA", "-f", "carrier_delays:carrier_arrivals_24h")
     theirs = run(plain, "feast", *feast, "get-online-features", *asked, folder=tmp_path)
     assert str(arrivals.value) in theirs
+
+    # Where nothing was written yet, Feast goes back by the view's TTL; then on from where it ended.
+    views = ("--views", "origin_congestion", "--views", "route")
+    run(plain, "feast", *feast, "materialize-incremental", "2013-07-04T20:00:00", *views, folder=tmp_path)
+    earlier = read_entity(settings, "origin_congestion", {"origin": "EWR"})
+    run(plain, "feast", *feast, "materialize-incremental", "2013-07-05T01:00:00", *views, folder=tmp_path)
+    later = read_entity(settings, "origin_congestion", {"origin": "EWR"})
+    assert {item.status for item in (*earlier, *later)} <= {"present", "null"}
+    assert all(a.age > b.age for a, b in zip(earlier, later, strict=True) if a.age and b.age)
+    ends = {view.view: view.materialized_to for view in list_features(settings)}
+    assert ends["origin_congestion"] == ends["route"] == datetime(2013, 7, 5, 1, tzinfo=UTC)
