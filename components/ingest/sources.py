@@ -75,6 +75,10 @@ def parse(data: bytes, layout: Layout, *, where: str) -> pl.DataFrame:
 
 
 def _decode(data: bytes, where: str) -> pl.DataFrame:
+    if not data:
+        raise DataError(
+            "the file is empty", where=where, fix="give a CSV file with a header, or a Parquet file"
+        )
     try:
         if data[:4] == b"PAR1":
             return pl.read_parquet(io.BytesIO(data))
@@ -87,7 +91,7 @@ def _decode(data: bytes, where: str) -> pl.DataFrame:
         raise DataError(
             f"not readable as CSV or Parquet: {str(error).splitlines()[0]}",
             where=where,
-            fix="give a whole CSV file with a header, one such in a zip, or a Parquet file",
+            fix="give a whole CSV file with a header, in UTF-8, one such in a zip, or a Parquet file",
         ) from error
 
 

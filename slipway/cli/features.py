@@ -108,6 +108,8 @@ def materialize(
             [(item.view, item.rows, _brief(item.start), _brief(item.end), item.seconds) for item in done],
         ),
     )
+    if not json and not incremental and done and not all(item.rows for item in done):
+        note("a view without rows has none between these times; for recorded data set features.clock")
 
 
 @app.command()
@@ -130,6 +132,8 @@ def show(
         answer(values, json=json, show=lambda: table(("feature", "value", "status", "age in s"), rows))
         return
     found = list_features(settings, name)
+    if not found and not json:
+        note("nothing is applied yet; run `slipway features apply`")
     answer(
         found,
         json=json,

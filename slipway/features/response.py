@@ -37,8 +37,8 @@ class ViewRead:
         self, blobs: Sequence[bytes | None], clock: float, response: Any, full_feature_names: bool
     ) -> bool:
         """The answer where all is as it mostly is: each entity found, in time, of our schema and without a
-        null. False, and nothing done: something is not. A single entity costs a third of what `answer` takes,
-        which is made of numpy calls.
+        null. False, and nothing done: something is not. For few entities `answer` takes longer, since it is
+        made of numpy calls.
         """
         packing = self.packing
         rows = packing.clean_rows(blobs)

@@ -1,7 +1,7 @@
 """Keys as small integers: the number of each history row's key among those that are asked for.
 
-Of the ways to find it the cheapest that the type allows is taken. For 1 M rows and 63 k keys a table by value
-costs 10 ms, an Enum (whose categories Polars hashes once) 30 ms, a join 80 ms.
+Of the ways to find it the cheapest that the type allows is taken: a table by value, else an Enum, whose
+categories Polars hashes once, else a join.
 """
 
 from __future__ import annotations

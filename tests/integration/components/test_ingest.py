@@ -211,7 +211,8 @@ def test_a_file_that_is_mostly_broken_is_refused_and_nothing_is_published(
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "not readable as CSV or Parquet"),
+        (b"", "the file is empty"),
+        ("year,carrier\n2013,\u00dcA\n".encode("latin-1"), "not readable as CSV or Parquet: invalid utf-8"),
         (b"PAR1 and then nothing of the kind", "not readable as CSV or Parquet"),
         (b"PK\x03\x04 torn", "not readable as CSV or Parquet"),
         (b"\xff\xfe\x00\x01\x02", "not readable|misses"),
