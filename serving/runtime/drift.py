@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from serving.runtime.messages import Batch, InferRequest
+from serving.runtime.messages import Batch, InferRequest, Rows
 from serving.runtime.metrics import Lines
 from serving.runtime.model import Array, Model
 from slipway.baseline import Baseline, CategoryBaseline, NumericBaseline, stability_index
@@ -86,9 +86,9 @@ class DriftCounter:
             )
         return [_Counted(feature, *places[feature.name]) for feature in baseline.features]
 
-    def observe(self, batch: Batch) -> None:
-        self._pending.append((batch.inputs, batch.arrays))
-        self._pending_rows += batch.rows
+    def observe(self, inputs: list[Array], outputs: list[Array], rows: int) -> None:
+        self._pending.append((inputs, outputs))
+        self._pending_rows += rows
         if self._pending_rows >= FOLD_ROWS or len(self._pending) >= MAX_PENDING_ARRAYS:
             self.fold()
 
@@ -130,7 +130,7 @@ class Drift:
         self._engine = engine
         self._counters: dict[tuple[str, str, str], DriftCounter] = {}
         engine.on_load(self._adopt)
-        engine.on_batch(self._observe)
+        engine.on_batch(self._observe, self._observe_rows)
 
     def _adopt(self, model: Model) -> None:
         baseline = model.extras.get("baseline")
@@ -145,7 +145,13 @@ class Drift:
     def _observe(self, model: Model, requests: list[InferRequest], batch: Batch) -> None:
         counter = model.extras.get("drift")
         if counter is not None:
-            counter.observe(batch)
+            counter.observe(batch.inputs, batch.arrays, batch.rows)
+
+    def _observe_rows(self, model: Model, rows: Rows) -> None:
+        counter = model.extras.get("drift")
+        if counter is not None:
+            inputs, outputs = [array.copy() for array in rows.inputs], [array.copy() for array in rows.arrays]
+            counter.observe(inputs, outputs, len(rows.arrived))
 
     def expose(self, lines: Lines) -> None:
         loaded = [

@@ -17,7 +17,7 @@ from serving.runtime.config import Config, cpu_limit
 from serving.runtime.drift import Drift
 from serving.runtime.features import FeatureJoiner, columns_of
 from serving.runtime.lane import Lane
-from serving.runtime.messages import Batch, InferRequest
+from serving.runtime.messages import Batch, InferRequest, Rows
 from serving.runtime.metrics import Metrics
 from serving.runtime.model import Model
 from serving.runtime.repository import Entry, Repository, describe
@@ -45,6 +45,7 @@ class Engine:
         """What ended the start; the process ends with it."""
         self.siblings: Siblings | None = None
         self._observers: list[Callable[[Model, list[InferRequest], Batch], None]] = []
+        self._row_observers: list[Callable[[Model, Rows], None]] = []
         self._adopters: list[Callable[[Model], None]] = []
         self.metrics = Metrics(self)
         self.drift = Drift(self)
@@ -74,9 +75,17 @@ class Engine:
         """The model, loaded now if it may be; raises ModelNotFound or ModelNotReady."""
         return await self.repository.acquire(name, version)
 
-    def on_batch(self, observer: Callable[[Model, list[InferRequest], Batch], None]) -> None:
-        """`observer` is called once for every run, after its answers went out."""
+    def on_batch(
+        self,
+        observer: Callable[[Model, list[InferRequest], Batch], None],
+        rows: Callable[[Model, Rows], None] | None,
+    ) -> None:
+        """`observer` is called once for every run, after its answers went out; `rows` where the requests were
+        no objects: None for one who wants to know what such requests never have, a trace.
+        """
         self._observers.append(observer)
+        if rows is not None:
+            self._row_observers.append(rows)
 
     def on_load(self, adopter: Callable[[Model], None]) -> None:
         self._adopters.append(adopter)
@@ -97,6 +106,11 @@ class Engine:
         model.last_used = batch.started
         for observer in self._observers:
             observer(model, requests, batch)
+
+    def observe_rows(self, model: Model, rows: Rows) -> None:
+        model.last_used = rows.started
+        for observer in self._row_observers:
+            observer(model, rows)
 
     # -- the rest of the protocol ------------------------------------------------------------------
 

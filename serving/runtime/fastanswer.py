@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from serving.runtime.bound import rows_of
 from serving.runtime.codec_json import JsonTemplate, output_forms
 from serving.runtime.http1 import JSON_TYPE
 from serving.runtime.messages import Batch, BulkReply, InferRequest
-from serving.runtime.model import Model
+from serving.runtime.model import Array, Model
 
 if TYPE_CHECKING:
-    from serving.runtime.http1 import Exchange
+    from serving.runtime.http1 import Connection, Exchange
 
 BINARY_TYPE = b"content-type: application/octet-stream\r\n"
 MAX_WRITERS = 64
@@ -48,8 +49,8 @@ class Writer:
         length = b"inference-header-content-length: %d\r\n" if binary else b""
         self._binary = binary
         self._head = (
-            headers.replace(b"%", b"%%")
-            + b"x-request-id: %b%x\r\n"
+            (headers + b"x-request-id: " + answers.prefix).replace(b"%", b"%%")
+            + b"%x\r\n"
             + length
             + b"content-length: %d\r\n\r\n%b"
         )
@@ -59,28 +60,22 @@ class Writer:
     def _reply(self, requests: list[InferRequest], batch: Batch) -> None:
         answers = self._answers
         try:
-            bodies = self._bodies(requests, batch)
+            identities = [b',"id":' + _encode(request.id) if request.id else b"" for request in requests]
+            views = rows_of(batch.arrays, batch.rows)
+            if len(requests) == 1:
+                bodies = [self.body(identities[0], batch.arrays, views)]
+            else:
+                bodies = self._bodies(identities, batch.arrays, views)
         except Exception as error:
             for request in requests:
                 answers.refuse(request.context, error)
             return
-        head, prefix, serial, blobs, binary = (
-            self._head,
-            answers.prefix,
-            answers.serial,
-            self._blobs,
-            self._binary,
-        )
         for request, body in zip(requests, bodies, strict=True):
             if request.cancelled:
                 continue
             exchange: Exchange = request.context
             exchange.request = None
-            size = len(body)
-            if binary:
-                data = head % (prefix, next(serial), size - blobs, size, body)
-            else:
-                data = head % (prefix, next(serial), size, body)
+            data = self._whole(body, next(answers.serial))
             connection = exchange.connection
             pending = connection.pending
             if len(pending) == 1 and connection.fresh:
@@ -89,39 +84,67 @@ class Writer:
             else:
                 exchange.send(data)
 
-    def _bodies(self, requests: list[InferRequest], batch: Batch) -> list[bytes]:
-        """The body of every row."""
-        arrays, rows = batch.arrays, batch.rows
+    def send(self, connection: Connection, body: bytes) -> int:
+        """One answer to a connection that is owed no other; the number in its request id."""
+        serial = next(self._answers.serial)
+        connection.transport.write(self._whole(body, serial))
+        return serial
+
+    def send_all(
+        self,
+        connections: list[Connection],
+        identities: list[bytes],
+        arrays: list[Array],
+        views: list[Array],
+    ) -> int:
+        """A row each, to connections that are owed no other; the number in the first one's request id."""
+        if len(connections) == 1:
+            bodies = [self.body(identities[0], arrays, views)]
+        else:
+            bodies = self._bodies(identities, arrays, views)
+        serial = self._answers.serial
+        first = number = next(serial)
+        head, blobs = self._head, self._blobs
+        for connection, body in zip(connections, bodies, strict=True):
+            size = len(body)
+            if not connection.closing:
+                connection.transport.write(
+                    head % (number, size - blobs, size, body) if self._binary else head % (number, size, body)
+                )
+            number = next(serial)
+        return first
+
+    def _whole(self, body: bytes, serial: int) -> bytes:
+        size = len(body)
+        if self._binary:
+            return self._head % (serial, size - self._blobs, size, body)
+        return self._head % (serial, size, body)
+
+    def body(self, identity: bytes, arrays: list[Array], views: list[Array]) -> bytes:
+        """Of a single row. `views` are the arrays with two axes, `identity` is the text of the id's field."""
         shapes = [array.shape for array in arrays]
-        if rows == 1:
-            if shapes != self._shapes:
-                self._compile(shapes)
-            identity = requests[0].id
-            row: list[Any] = [b',"id":' + _encode(identity) if identity else b""]
-            for number, binary in self._forms:
-                array = arrays[number]
-                if binary:
-                    row.append(array.tobytes())
-                elif array.ndim == 2:
-                    row.append(_encode(array.tolist()[0]))
-                else:
-                    row.append(_encode(array.ravel().tolist()))
-            return [self._body % tuple(row)]
-        single = [(1, *shape[1:]) for shape in shapes]
-        if single != self._shapes:
-            self._compile(single)
-        columns: list[list[bytes]] = [
-            [b',"id":' + _encode(request.id) if request.id else b"" for request in requests]
-        ]
+        if shapes != self._shapes:
+            self._compile(shapes)
+        row: list[Any] = [identity]
         for number, binary in self._forms:
-            array = arrays[number]
+            view = views[number]
+            row.append(view.tobytes() if binary else _encode(view.tolist()[0]))
+        return self._body % tuple(row)
+
+    def _bodies(self, identities: list[bytes], arrays: list[Array], views: list[Array]) -> list[bytes]:
+        """Of every row."""
+        shapes = [(1, *array.shape[1:]) for array in arrays]
+        if shapes != self._shapes:
+            self._compile(shapes)
+        columns: list[list[bytes]] = [identities]
+        for number, binary in self._forms:
+            view = views[number]
             if binary:
-                raw = array.tobytes()
-                width = len(raw) // rows
+                raw = view.tobytes()
+                width = len(raw) // len(identities)
                 columns.append([raw[place : place + width] for place in range(0, len(raw), width)])
             else:
-                lists = (array if array.ndim == 2 else array.reshape(rows, -1)).tolist()
-                columns.append(_encode_lines(lists).split(b"\n")[:-1])
+                columns.append(_encode_lines(view.tolist()).split(b"\n")[:-1])
         text = self._body
         return [text % row for row in zip(*columns, strict=True)]
 
@@ -172,8 +195,8 @@ class Answers:
         self.refuse = refuse
         self._writers: dict[Forms, Writer] = {}
 
-    def bulk(self, request: InferRequest) -> BulkReply | None:
-        """The writer of what this admitted request asks for; None: its answer is encoded by itself."""
+    def writer(self, request: InferRequest) -> Writer | None:
+        """Of what this admitted request asks for; None: its answer is encoded by itself."""
         if request.rows != 1 or not self.model.has_batch_axis:
             return None
         forms = tuple(output_forms(request, self.model))
@@ -187,4 +210,4 @@ class Answers:
             if len(self._writers) >= MAX_WRITERS:
                 return None
             writer = self._writers[forms] = Writer(self, forms)
-        return writer.bulk
+        return writer

@@ -21,8 +21,8 @@ import msgspec
 
 from serving.runtime.codec_json import parse_request
 from serving.runtime.datatypes import DATATYPES, packer
-from serving.runtime.fastanswer import Answers
-from serving.runtime.messages import BulkReply, InferRequest, Reply, RequestedOutput, Tensor
+from serving.runtime.fastanswer import Answers, Writer
+from serving.runtime.messages import InferRequest, Reply, RequestedOutput, Tensor
 from serving.runtime.model import Model
 from slipway.errors import InvalidRequest, SlipwayError
 
@@ -50,10 +50,21 @@ class _Meaning(msgspec.Struct, frozen=True):
 
     rows: int
     key: Any
-    bulk: BulkReply | None
-    """For a single row: the writer of the answer that it asks for."""
+    writer: Writer | None
+    """For a single row: of the answer that it asks for."""
     outputs: list[RequestedOutput] | None
     parameters: dict[str, Any] | None
+
+
+class Quick(msgspec.Struct, frozen=True):
+    """A frame of one row in one tensor of numbers, whose answer has a writer."""
+
+    writer: Writer
+    key: Any
+    shape: tuple[int, ...]
+
+    def written_by(self, writer: Writer) -> Quick:
+        return Quick(writer, self.key, self.shape)
 
 
 class _Gap(msgspec.Struct, frozen=True):
@@ -88,6 +99,7 @@ class _JsonFrame(msgspec.Struct, frozen=True):
     meaning: _Meaning
     numbers: tuple[Any, Any, str, str, tuple[int, ...]] | None
     """Where there is a single gap and it holds numbers: how to read them, and the tensor."""
+    quick: Quick | None
 
     def inputs(self, body: bytes) -> list[Tensor] | None:
         """The tensors, or None: another frame."""
@@ -114,6 +126,9 @@ class _BinaryFrame(msgspec.Struct, frozen=True):
     tensors: tuple[tuple[str, str, tuple[int, ...], int, int], ...]
     """In the order of the model's inputs; the last two say where its bytes begin and end."""
     meaning: _Meaning
+    text: bytes
+    """The JSON part, from where its id ends."""
+    quick: Quick | None
 
 
 class _Table:
@@ -158,7 +173,45 @@ class FastReader:
         self._json = {False: _Table(), True: _Table()}
         """With an id cut off (True) apart from without: the rest of the one is no whole JSON."""
         self._plain = self._json[False]
+        self._named = self._json[True]
         self._binary: dict[tuple[bool, bytes], _BinaryFrame] = {}
+        self._last_binary: _BinaryFrame | None = None
+
+    def row(self, data: bytes, start: int, json_length: int | None) -> tuple[Quick, bytes, bytes] | None:
+        """Of a message that begins at `start` and is framed as the last one was: what it asks, the bytes of
+        its one row, and its id as a field of the answer. None: `read` may know it.
+        """
+        identity = b""
+        if data.startswith(b'{"id"', start):
+            match = _IDENTITY.match(data, start)
+            if match is None:
+                return None
+            identity = b',"id":"' + match[1] + b'"'
+            begin = match.end(1)
+        else:
+            begin = start
+        if json_length is not None:
+            binary = self._last_binary
+            stop = start + json_length
+            if (
+                binary is None
+                or binary.quick is None
+                or stop - begin != len(binary.text)
+                or len(data) != stop + binary.size
+                or not data.startswith(binary.text, begin)
+            ):
+                return None
+            return binary.quick, data[stop:], identity
+        frame = self._named.last if identity else self._plain.last
+        if frame is None or frame.quick is None or frame.numbers is None:
+            return None
+        if not (data.startswith(frame.before, begin) and data.endswith(frame.after)):
+            return None
+        try:
+            raw = frame.numbers[1](*frame.numbers[0](data[begin + frame.start : -frame.tail]))
+        except _UNREADABLE:
+            return None
+        return frame.quick, raw, identity
 
     def read(
         self, body: bytes, json_length: int | None, reply: Reply, arrived: float, context: Any
@@ -196,8 +249,9 @@ class FastReader:
                 return None
             frame, inputs = found
         meaning = frame.meaning
+        bulk = None if meaning.writer is None else meaning.writer.bulk
         request = InferRequest(
-            self.model, inputs, reply, arrived, meaning.rows, meaning.key, context, meaning.bulk, identity
+            self.model, inputs, reply, arrived, meaning.rows, meaning.key, context, bulk, identity
         )
         if meaning.outputs is not None:
             request.outputs = meaning.outputs
@@ -218,6 +272,7 @@ class FastReader:
         frame = self._binary.get((cut > 0, body[cut:json_length]))
         if frame is None or len(body) != json_length + frame.size:
             return None
+        self._last_binary = frame
         inputs = []
         view: bytes | memoryview = body if frame.size <= COPIED else memoryview(body)
         for name, datatype, shape, start, stop in frame.tensors:
@@ -231,7 +286,7 @@ class FastReader:
             meaning.rows,
             meaning.key,
             context,
-            meaning.bulk,
+            None if meaning.writer is None else meaning.writer.bulk,
             identity,
             meaning.outputs,
             meaning.parameters,
@@ -250,7 +305,7 @@ class FastReader:
         if (len(body) if json_length is None else json_length) > MAX_LEARNT:
             return
         meaning = _Meaning(
-            request.rows, request.key, self.answers.bulk(request), request.outputs, request.parameters
+            request.rows, request.key, self.answers.writer(request), request.outputs, request.parameters
         )
         try:
             if json_length is None:
@@ -279,7 +334,10 @@ class FastReader:
         tensors = tuple((t.name, t.datatype, t.shape, *places[t.name]) for t in request.inputs)
         if len(self._binary) >= MAX_KNOWN:
             self._binary.clear()
-        self._binary[(cut > 0, head[cut:])] = _BinaryFrame(position, tensors, meaning)
+        quick = _quick(meaning, tensors[0][2]) if len(tensors) == 1 and position <= COPIED else None
+        self._last_binary = self._binary[(cut > 0, head[cut:])] = _BinaryFrame(
+            position, tensors, meaning, head[cut:], quick
+        )
 
     def _learn_json(self, body: bytes, cut: int, request: InferRequest, meaning: _Meaning) -> None:
         numbers = {tensor.name: number for number, tensor in enumerate(request.inputs)}
@@ -313,12 +371,17 @@ class FastReader:
             tuple(gaps),
             meaning,
             (only.decode, only.pack, only.name, only.datatype, only.shape) if single else None,
+            _quick(meaning, only.shape) if single else None,
         )
         # Read again by what was learnt, it must be what the general path read.
         again = frame.inputs(body[cut:])
         if again is None or any(one.data != two.data for one, two in zip(again, request.inputs, strict=True)):
             return
         self._json[cut > 0].add(body[cut:], frame)
+
+
+def _quick(meaning: _Meaning, shape: tuple[int, ...]) -> Quick | None:
+    return None if meaning.writer is None else Quick(meaning.writer, meaning.key, shape)
 
 
 class _Misread(InvalidRequest):

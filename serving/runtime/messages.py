@@ -127,6 +127,28 @@ class Batch(msgspec.Struct, eq=False):
     """Outputs as flat Python values, where somebody has asked for them."""
 
 
+class Rows(msgspec.Struct, eq=False):
+    """What a run leaves of requests that were single rows and no objects: lists in the same order.
+
+    `inputs` and `arrays` may be overwritten once the observers have returned: whoever keeps them copies them.
+    """
+
+    arrived: list[float]
+    submitted: list[float]
+    started: float
+    delivering: float
+    done: float
+    inputs: list[np.ndarray[Any, Any]]
+    arrays: list[np.ndarray[Any, Any]]
+    serial: int | list[int]
+    """The numbers in their request ids: the first, or all."""
+    prefix: bytes
+
+    def request_id(self, place: int) -> str:
+        serial = self.serial + place if isinstance(self.serial, int) else self.serial[place]
+        return f"{self.prefix.decode()}{serial:x}"
+
+
 class InferResponse:
     """The rows start to stop of a batch. Outputs are numbered as in `model.outputs`."""
 

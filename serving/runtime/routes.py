@@ -17,9 +17,10 @@ from serving.runtime.codec_json import JsonTemplate, decode_request, encode_resp
 from serving.runtime.codec_v1 import decode_predict, encode_predict
 from serving.runtime.cors import Cors
 from serving.runtime.engine import Engine
+from serving.runtime.express import Express
 from serving.runtime.fastanswer import BINARY_TYPE, Answers
 from serving.runtime.fastpath import FastReader
-from serving.runtime.http1 import CLOSE, JSON_TYPE, STATUS_LINES, Exchange, Head
+from serving.runtime.http1 import CLOSE, JSON_TYPE, STATUS_LINES, Connection, Exchange, Head
 from serving.runtime.messages import InferRequest, InferResponse, timeout_of
 from serving.runtime.model import Model
 from slipway.errors import (
@@ -89,7 +90,11 @@ class Routes:
         headers = STATUS_LINES[200] + JSON_TYPE + lines.encode("latin-1", "replace")
         model.extras["headers"] = headers
         answers = Answers(model, template, headers, self._prefix_bytes, self._serial, self.refuse)
-        model.extras["reader"] = FastReader(model, answers)
+        reader = model.extras["reader"] = FastReader(model, answers)
+        engine = self.engine
+        express = Express(model, reader, engine.loop, engine.observe_rows, max_queue=engine.config.max_queue)
+        if self._bulk and express.limit:
+            model.extras["express"] = express
 
     # -- finding the handler, once for every head that is not yet known ------------------------------
 
@@ -110,6 +115,8 @@ class Routes:
             head.error = MethodNotAllowed(head.method, allowed)
         elif self._policy is not None:
             self._guard(head)
+        elif head.handler == self.infer and head.cacheable and head.keep_alive and not head.extra:
+            head.take = self._take
 
     def _guard(self, head: Head) -> None:
         """Ask the policy before every request, because it may depend on the certificate and on time."""
@@ -176,6 +183,13 @@ class Routes:
         exchange.answer(200, b"", b"")
 
     # -- inference -----------------------------------------------------------------------------------
+
+    def _take(self, connection: Connection, head: Head, data: bytes, arrived: float) -> bool:
+        model = self._serving.get(head.arguments)
+        if model is None:
+            return False
+        express = model.extras.get("express")
+        return express is not None and express.take(connection, head, data, arrived)
 
     def infer(self, exchange: Exchange) -> None:
         head = exchange.head

@@ -146,13 +146,13 @@ def _observe(engine: Engine, config: Config) -> list[Ender]:
     enders: list[Ender] = []
     exporter = exporter_from()
     if exporter is not None:
-        engine.on_batch(exporter.observe)
+        engine.on_batch(exporter.observe, None)
         enders.append(exporter.close)
     if config.capture_uri:
         from serving.runtime.capture import capture_from
 
         capture = capture_from(config)
-        engine.on_batch(capture.observe)
+        engine.on_batch(capture.observe, capture.observe_rows)
         engine.metrics.extra.append(capture.expose)
         enders.append(capture.close)
     return enders

@@ -91,8 +91,10 @@ class Connection(asyncio.Protocol):
         """"head" or "body" while a request is not yet whole."""
         self._buffer = b""
         self._head: Head | None = None
-        self._usual: Head | None = None
-        """That of the last request."""
+        self.usual: Head | None = None
+        """That of the last request which was whole at once."""
+        self.owed: Callable[[], None] | None = None
+        """Writes the answer that this connection waits for outside of `pending`; see express.py."""
         self._chunks: Chunks | None = None
         self._parts: list[bytes] = []
         self._missing = 0
@@ -114,7 +116,7 @@ class Connection(asyncio.Protocol):
             self.fail(TooManyConnections("too many open connections"))
 
     def connection_lost(self, error: Exception | None) -> None:
-        self.closing, self.fresh = True, False
+        self.closing, self.fresh, self.owed = True, False, None
         self.server.connections.discard(self)
         for exchange in self.pending:
             if exchange.request is not None:
@@ -135,6 +137,9 @@ class Connection(asyncio.Protocol):
 
         What is answered within this tick is answered. Who lets a slow model work for him has to stay.
         """
+        if self.owed is not None:
+            self.owed()
+            return False
         slow = [
             exchange.request
             for exchange in self.pending
@@ -151,11 +156,14 @@ class Connection(asyncio.Protocol):
         now = perf_counter()
         if self.fresh:
             # The usual case in one frame: one whole request with a head that was seen before.
-            head = self._usual
+            head = self.usual
             if head is None or not data.startswith(head.raw):
                 head = self.heads.get(data[: data.find(b"\r\n\r\n") + 4])
             if head is not None and head.simple and len(data) == head.size + head.length:
-                self._usual = head
+                self.usual = head
+                if head.take is not None and head.take(self, head, data, now):
+                    self.since = now
+                    return
                 exchange = Exchange(self, head, data[head.size :], now)
                 self.pending.append(exchange)
                 self.since = now
@@ -163,6 +171,11 @@ class Connection(asyncio.Protocol):
                     head.handler(exchange)
                 except Exception as error:
                     self.server.refuse(exchange, error)
+                return
+        if self.owed is not None:
+            self.owed()
+            if self.fresh:
+                self.data_received(data)
                 return
         if self.closing:
             return
@@ -344,6 +357,8 @@ class Connection(asyncio.Protocol):
 
     def shut(self) -> None:
         """The server goes: close when idle, else after the last answer."""
+        if self.owed is not None:
+            self.owed()
         if self.pending:
             last = self.pending[-1]
             last.head = _closing(last.head)

@@ -16,7 +16,7 @@ from serving.runtime.tracing import Trace, parse_traceparent
 from slipway.errors import InvalidRequest, ServingError
 
 if TYPE_CHECKING:
-    from serving.runtime.http1.connection import Exchange
+    from serving.runtime.http1.connection import Connection, Exchange
 
 MAX_HEADERS = 100
 
@@ -39,7 +39,7 @@ class Head:
     __slots__ = (
         "arguments", "cacheable", "chunked", "encoding", "error", "expect", "extra", "handler", "headers",
         "is_head", "json_length", "keep_alive", "length", "method", "query", "raw", "request_id", "simple",
-        "size", "target", "trace", "version",
+        "size", "take", "target", "trace", "version",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -68,10 +68,13 @@ class Head:
         self.error: ServingError | None = None
         """Found by the route (unknown path, wrong method, no token); the connection stays usable."""
         self.handler: Handler = _no_handler
+        self.take: Taker | None = None
+        """Given the whole request, it may answer it without an Exchange."""
         self.arguments: Any = ()
 
 
 Handler = Callable[["Exchange"], None]
+Taker = Callable[["Connection", Head, bytes, float], bool]
 
 
 def _no_handler(exchange: Exchange) -> None:

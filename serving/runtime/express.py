@@ -1,0 +1,239 @@
+"""Single rows for a quick model, from the bytes that came to the bytes that go, without an object a request.
+
+Most traffic is this: one row in one tensor, the same message as before with other numbers in it, for a model
+that answers within the tick in which it is asked. Such a request is four entries in four lists. What came in
+one tick runs at once and is written at once, and nothing can happen to it in between, so it needs no deadline
+and nobody has to cancel it. All that is not like this goes the general way, through the queue of the lane.
+
+A connection that is owed such an answer knows how to get it at once (`owed`), so that whatever happens on it
+first (more data, its end, the server's) finds the answers in their order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from serving.runtime.bound import MAX_BYTES, MAX_ROWS, Bound, can_be_bound, rows_of
+from serving.runtime.fastanswer import Answers, Writer
+from serving.runtime.fastpath import FastReader, Quick
+from serving.runtime.http1 import Exchange
+from serving.runtime.lane import GAP_SECONDS, INLINE_SECONDS
+from serving.runtime.messages import Rows
+from serving.runtime.model import Array, Model
+from slipway.errors import ModelFailed
+
+if TYPE_CHECKING:
+    from serving.runtime.http1 import Connection, Head
+
+MAX_BOUND = 64
+
+Ran = tuple[Array, list[Array], list[Array]]
+"""Input, outputs, outputs with two axes."""
+
+
+class Express:
+    """Of one model."""
+
+    def __init__(
+        self,
+        model: Model,
+        reader: FastReader,
+        loop: asyncio.AbstractEventLoop,
+        observe: Callable[[Model, Rows], None],
+        *,
+        max_queue: int,
+    ) -> None:
+        self.limit = min(_most_rows(model), max_queue)
+        """Rows that run at once; 0: this model is not for such requests."""
+        self._model = model
+        self._reader = reader
+        self._answers: Answers = reader.answers
+        self._prefix = reader.answers.prefix
+        self._loop = loop
+        self._observe = observe
+        self._feed = model.inputs[0].name
+        self._dtype = model.inputs[0].datatype.numpy
+        self._bind = can_be_bound(model)
+        self._bound: dict[tuple[Any, int], Bound] = {}
+        self._lone = True
+        """The last run held one row; see Lane.submit_or_run."""
+        self._ended = 0.0
+        self._clear()
+
+    def _clear(self) -> None:
+        # What was asked in this tick, in order.
+        self._parts: list[bytes] = []
+        self._connections: list[Connection] = []
+        self._identities: list[bytes] = []
+        self._arrived: list[float] = []
+        self._submitted: list[float] = []
+        self._quick: Quick | None = None
+        """How the first was asked; all others have its key."""
+        self._writers: list[Writer] | None = None
+        """None: that of the first for all."""
+
+    def take(self, connection: Connection, head: Head, data: bytes, arrived: float) -> bool:
+        """Whether this whole request is one for here. If so, it is answered now or in this tick."""
+        found = self._reader.row(data, head.size, head.json_length)
+        if found is None:
+            return False
+        quick, raw, identity = found
+        parts = self._parts
+        if parts:
+            if quick is not self._quick and not self._joins(quick):
+                return False
+            if len(parts) >= self.limit:
+                return False
+        elif self._lone and arrived - self._ended > GAP_SECONDS:
+            self._answer_one(connection, quick, raw, identity, arrived)
+            return True
+        else:
+            self._quick = quick
+            self._loop.call_soon(self.flush)
+        if self._writers is not None:
+            self._writers.append(quick.writer)
+        parts.append(raw)
+        self._connections.append(connection)
+        self._identities.append(identity)
+        self._arrived.append(arrived)
+        self._submitted.append(perf_counter())
+        connection.owed = self.flush
+        connection.fresh = False
+        return True
+
+    def _joins(self, quick: Quick) -> bool:
+        """Asked in another way than the first: may they share a run?"""
+        first = self._quick
+        if first is None or quick.key != first.key:
+            return False
+        if self._writers is None and quick.writer is not first.writer:
+            self._writers = [first.writer] * len(self._parts)
+        return True
+
+    # -- running -----------------------------------------------------------------------------------
+
+    def _run(self, quick: Quick, data: bytes, rows: int) -> Ran:
+        bound = self._bound.get((quick.key, rows))
+        if bound is not None:
+            bound.write[:] = data
+            bound.run()
+            return bound.input, bound.arrays, bound.views
+        array = np.frombuffer(data, self._dtype).reshape((rows, *quick.shape[1:]))
+        outputs = self._model.run({self._feed: array})
+        if rows > 1 and any(len(output) != rows for output in outputs):
+            self.limit, behaviour = 1, self._model.behaviour
+            behaviour.batchable, behaviour.reason = (
+                False,
+                "an output does not have a row for each row of input",
+            )
+            raise ModelFailed(behaviour.reason, where=f"model {self._model.name}")
+        if self._bind and rows <= MAX_ROWS and len(data) <= MAX_BYTES and len(self._bound) < MAX_BOUND:
+            self._bound[(quick.key, rows)] = Bound(self._model, array.shape, outputs)
+        return array, outputs, rows_of(outputs, rows)
+
+    def _answer_one(
+        self, connection: Connection, quick: Quick, raw: bytes, identity: bytes, arrived: float
+    ) -> None:
+        """Alone, now: saves the way through the loop and the lists."""
+        submitted = perf_counter()
+        writer = quick.writer
+        try:
+            array, outputs, views = self._run(quick, raw, 1)
+            delivering = perf_counter()
+            body = writer.body(identity, outputs, views)
+        except Exception as error:
+            self._fail(connection, arrived, error)
+            return
+        serial = writer.send(connection, body)
+        done = self._ended = perf_counter()
+        self._observe(
+            self._model,
+            Rows([arrived], [submitted], submitted, delivering, done, [array], outputs, serial, self._prefix),
+        )
+
+    def flush(self) -> None:
+        """Answer what was asked in this tick."""
+        parts, quick = self._parts, self._quick
+        if quick is None:
+            return
+        connections, identities, writers = self._connections, self._identities, self._writers
+        arrived, submitted = self._arrived, self._submitted
+        self._clear()
+        fresh = not connections[0].server.draining
+        for connection in connections:
+            connection.owed = None
+            connection.fresh = fresh and not connection.closing
+        count = len(parts)
+        self._lone = count == 1
+        started = perf_counter()
+        try:
+            array, outputs, views = self._run(quick, b"".join(parts), count)
+            delivering = perf_counter()
+            serial = (
+                quick.writer.send_all(connections, identities, outputs, views)
+                if writers is None
+                else _send_mixed(writers, connections, identities, outputs, views)
+            )
+        except Exception as error:
+            if count == 1:
+                self._fail(connections[0], arrived[0], error)
+                return
+            # A bad request fails alone.
+            for number, connection in enumerate(connections):
+                if not connection.closing:
+                    how = quick if writers is None else quick.written_by(writers[number])
+                    self._answer_one(connection, how, parts[number], identities[number], arrived[number])
+            return
+        done = self._ended = perf_counter()
+        self._observe(
+            self._model,
+            Rows(arrived, submitted, started, delivering, done, [array], outputs, serial, self._prefix),
+        )
+
+    def _fail(self, connection: Connection, arrived: float, error: Exception) -> None:
+        head = connection.usual
+        if head is None or connection.closing:
+            return
+        exchange = Exchange(connection, head, b"", arrived)
+        connection.pending.append(exchange)
+        self._answers.refuse(exchange, error)
+
+
+def _most_rows(model: Model) -> int:
+    """That run within INLINE_SECONDS, and may share a run."""
+    behaviour, spec = model.behaviour, model.inputs[0]
+    if len(model.inputs) != 1 or not spec.datatype.size or spec.datatype.kind == "b":
+        return 0
+    if not model.has_batch_axis or behaviour.predict(1) > INLINE_SECONDS:
+        return 0
+    if not behaviour.batchable:
+        return 1
+    room = INLINE_SECONDS - behaviour.base_seconds
+    return max(1, min(behaviour.max_rows, int(room / max(behaviour.row_seconds, 1e-9))))
+
+
+def _send_mixed(
+    writers: list[Writer],
+    connections: list[Connection],
+    identities: list[bytes],
+    outputs: list[Array],
+    views: list[Array],
+) -> list[int]:
+    """Each writer has its rows; the numbers in the request ids of all, in the order of the rows."""
+    serials = [0] * len(writers)
+    for writer in dict.fromkeys(writers):
+        rows = [number for number, found in enumerate(writers) if found is writer]
+        first = writer.send_all(
+            [connections[row] for row in rows],
+            [identities[row] for row in rows],
+            [array[rows] for array in outputs],
+            [view[rows] for view in views],
+        )
+        for place, row in enumerate(rows):
+            serials[row] = first + place
+    return serials
