@@ -58,7 +58,6 @@ class DriftCounter:
     """Of one loaded model version."""
 
     def __init__(self, model: Model, baseline: Baseline) -> None:
-        self.model = model
         self.rows = 0
         self._pending: list[tuple[list[Array], list[Array]]] = []
         self._pending_rows = 0

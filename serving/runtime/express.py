@@ -1,7 +1,7 @@
 """Single rows for a quick model, from the bytes that came to the bytes that go, without an object a request.
 
 Most traffic is this: one row in one tensor, the same message as before with other numbers in it, for a model
-that answers within the tick in which it is asked. Such a request is four entries in four lists. What came in
+that answers within the tick in which it is asked. Such a request is a tuple in a list. What came in
 one tick runs at once and is written at once, and nothing can happen to it in between, so it needs no deadline
 and nobody has to cancel it. All that is not like this goes the general way, through the queue of the lane.
 
@@ -12,7 +12,8 @@ first (more data, its end, the server's) finds the answers in their order.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Sequence
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 MAX_BOUND = 64
 
+_Asked = tuple[bytes, "Connection", bytes, float, float]
+"""The row, who asked, the id as a field of the answer; when it came, and when it was read."""
 Ran = tuple[Array, list[Array], list[Array]]
 """Input, outputs, outputs with two axes."""
 
@@ -50,10 +53,8 @@ class Express:
     ) -> None:
         self.limit = min(_most_rows(model), max_queue)
         """Rows that run at once; 0: this model is not for such requests."""
-        self._model = model
-        self._reader = reader
+        self._row = reader.row
         self._answers: Answers = reader.answers
-        self._prefix = reader.answers.prefix
         self._loop = loop
         self._observe = observe
         self._feed = model.inputs[0].name
@@ -63,45 +64,36 @@ class Express:
         self._lone = True
         """The last run held one row; see Lane.submit_or_run."""
         self._ended = 0.0
-        self._clear()
-
-    def _clear(self) -> None:
-        # What was asked in this tick, in order.
-        self._parts: list[bytes] = []
-        self._connections: list[Connection] = []
-        self._identities: list[bytes] = []
-        self._arrived: list[float] = []
-        self._submitted: list[float] = []
+        self._asked: list[_Asked] = []
+        """In this tick, in order."""
+        # Only while something is asked; a model must not be kept by what it holds.
+        self._model: Model | None = None
         self._quick: Quick | None = None
         """How the first was asked; all others have its key."""
         self._writers: list[Writer] | None = None
         """None: that of the first for all."""
 
-    def take(self, connection: Connection, head: Head, data: bytes, arrived: float) -> bool:
+    def take(self, model: Model, connection: Connection, head: Head, data: bytes, arrived: float) -> bool:
         """Whether this whole request is one for here. If so, it is answered now or in this tick."""
-        found = self._reader.row(data, head.size, head.json_length)
+        found = self._row(data, head.size, head.json_length)
         if found is None:
             return False
         quick, raw, identity = found
-        parts = self._parts
-        if parts:
+        asked = self._asked
+        if asked:
+            if len(asked) >= self.limit:
+                return False
             if quick is not self._quick and not self._joins(quick):
                 return False
-            if len(parts) >= self.limit:
-                return False
         elif self._lone and arrived - self._ended > GAP_SECONDS:
-            self._answer_one(connection, quick, raw, identity, arrived)
+            self._answer_one(model, connection, quick, raw, identity, arrived)
             return True
         else:
-            self._quick = quick
+            self._model, self._quick = model, quick
             self._loop.call_soon(self.flush)
         if self._writers is not None:
             self._writers.append(quick.writer)
-        parts.append(raw)
-        self._connections.append(connection)
-        self._identities.append(identity)
-        self._arrived.append(arrived)
-        self._submitted.append(perf_counter())
+        asked.append((raw, connection, identity, arrived, perf_counter()))
         connection.owed = self.flush
         connection.fresh = False
         return True
@@ -112,38 +104,43 @@ class Express:
         if first is None or quick.key != first.key:
             return False
         if self._writers is None and quick.writer is not first.writer:
-            self._writers = [first.writer] * len(self._parts)
+            self._writers = [first.writer] * len(self._asked)
         return True
 
     # -- running -----------------------------------------------------------------------------------
 
-    def _run(self, quick: Quick, data: bytes, rows: int) -> Ran:
+    # -- running -----------------------------------------------------------------------------------
+
+    def _run(self, model: Model, quick: Quick, data: bytes, rows: int) -> Ran:
         bound = self._bound.get((quick.key, rows))
         if bound is not None:
             bound.write[:] = data
-            bound.run()
-            return bound.input, bound.arrays, bound.views
+            with contextlib.suppress(Exception):
+                bound.run()
+                return bound.input, bound.arrays, bound.views
         array = np.frombuffer(data, self._dtype).reshape((rows, *quick.shape[1:]))
-        outputs = self._model.run({self._feed: array})
+        outputs = model.run({self._feed: array})
+        if bound is not None:
+            # It fails in bound memory alone: the shape of an output hangs on more than that of the input.
+            self._bind = False
+            self._bound.clear()
         if rows > 1 and any(len(output) != rows for output in outputs):
-            self.limit, behaviour = 1, self._model.behaviour
-            behaviour.batchable, behaviour.reason = (
-                False,
-                "an output does not have a row for each row of input",
-            )
-            raise ModelFailed(behaviour.reason, where=f"model {self._model.name}")
+            self.limit = 1
+            model.behaviour.batchable = False
+            model.behaviour.reason = "an output does not have a row for each row of input"
+            raise ModelFailed(model.behaviour.reason, where=f"model {model.name}")
         if self._bind and rows <= MAX_ROWS and len(data) <= MAX_BYTES and len(self._bound) < MAX_BOUND:
-            self._bound[(quick.key, rows)] = Bound(self._model, array.shape, outputs)
+            self._bound[(quick.key, rows)] = Bound(model, array.shape, outputs)
         return array, outputs, rows_of(outputs, rows)
 
     def _answer_one(
-        self, connection: Connection, quick: Quick, raw: bytes, identity: bytes, arrived: float
+        self, model: Model, connection: Connection, quick: Quick, raw: bytes, identity: bytes, arrived: float
     ) -> None:
         """Alone, now: saves the way through the loop and the lists."""
         submitted = perf_counter()
         writer = quick.writer
         try:
-            array, outputs, views = self._run(quick, raw, 1)
+            array, outputs, views = self._run(model, quick, raw, 1)
             delivering = perf_counter()
             body = writer.body(identity, outputs, views)
         except Exception as error:
@@ -152,27 +149,36 @@ class Express:
         serial = writer.send(connection, body)
         done = self._ended = perf_counter()
         self._observe(
-            self._model,
-            Rows([arrived], [submitted], submitted, delivering, done, [array], outputs, serial, self._prefix),
+            model,
+            Rows(
+                (arrived,),
+                (submitted,),
+                submitted,
+                delivering,
+                done,
+                [array],
+                outputs,
+                serial,
+                self._answers.prefix,
+            ),
         )
 
     def flush(self) -> None:
         """Answer what was asked in this tick."""
-        parts, quick = self._parts, self._quick
-        if quick is None:
+        asked, model, quick, writers = self._asked, self._model, self._quick, self._writers
+        if model is None or quick is None:
             return
-        connections, identities, writers = self._connections, self._identities, self._writers
-        arrived, submitted = self._arrived, self._submitted
-        self._clear()
+        self._asked, self._model, self._quick, self._writers = [], None, None, None
+        parts, connections, identities, arrived, submitted = zip(*asked, strict=True)
+        count = len(asked)
+        self._lone = count == 1
         fresh = not connections[0].server.draining
         for connection in connections:
             connection.owed = None
             connection.fresh = fresh and not connection.closing
-        count = len(parts)
-        self._lone = count == 1
         started = perf_counter()
         try:
-            array, outputs, views = self._run(quick, b"".join(parts), count)
+            array, outputs, views = self._run(model, quick, b"".join(parts), count)
             delivering = perf_counter()
             serial = (
                 quick.writer.send_all(connections, identities, outputs, views)
@@ -187,12 +193,16 @@ class Express:
             for number, connection in enumerate(connections):
                 if not connection.closing:
                     how = quick if writers is None else quick.written_by(writers[number])
-                    self._answer_one(connection, how, parts[number], identities[number], arrived[number])
+                    self._answer_one(
+                        model, connection, how, parts[number], identities[number], arrived[number]
+                    )
             return
         done = self._ended = perf_counter()
         self._observe(
-            self._model,
-            Rows(arrived, submitted, started, delivering, done, [array], outputs, serial, self._prefix),
+            model,
+            Rows(
+                arrived, submitted, started, delivering, done, [array], outputs, serial, self._answers.prefix
+            ),
         )
 
     def _fail(self, connection: Connection, arrived: float, error: Exception) -> None:
@@ -219,8 +229,8 @@ def _most_rows(model: Model) -> int:
 
 def _send_mixed(
     writers: list[Writer],
-    connections: list[Connection],
-    identities: list[bytes],
+    connections: Sequence[Connection],
+    identities: Sequence[bytes],
     outputs: list[Array],
     views: list[Array],
 ) -> list[int]:

@@ -8,15 +8,16 @@ binary tensors. What a request asks for (which outputs, and which of them binary
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
 
 import msgspec
 
 from serving.runtime.bound import rows_of
 from serving.runtime.codec_json import JsonTemplate, output_forms
 from serving.runtime.http1 import JSON_TYPE
-from serving.runtime.messages import Batch, BulkReply, InferRequest
+from serving.runtime.messages import Batch, InferRequest
 from serving.runtime.model import Array, Model
 
 if TYPE_CHECKING:
@@ -54,10 +55,8 @@ class Writer:
             + length
             + b"content-length: %d\r\n\r\n%b"
         )
-        # One object, so that requests of one run can be told to share it by identity.
-        self.bulk: BulkReply = self._reply
 
-    def _reply(self, requests: list[InferRequest], batch: Batch) -> None:
+    def __call__(self, requests: list[InferRequest], batch: Batch) -> None:
         answers = self._answers
         try:
             identities = [b',"id":' + _encode(request.id) if request.id else b"" for request in requests]
@@ -92,8 +91,8 @@ class Writer:
 
     def send_all(
         self,
-        connections: list[Connection],
-        identities: list[bytes],
+        connections: Sequence[Connection],
+        identities: Sequence[bytes],
         arrays: list[Array],
         views: list[Array],
     ) -> int:
@@ -131,12 +130,12 @@ class Writer:
             row.append(view.tobytes() if binary else _encode(view.tolist()[0]))
         return self._body % tuple(row)
 
-    def _bodies(self, identities: list[bytes], arrays: list[Array], views: list[Array]) -> list[bytes]:
+    def _bodies(self, identities: Sequence[bytes], arrays: list[Array], views: list[Array]) -> list[bytes]:
         """Of every row."""
         shapes = [(1, *array.shape[1:]) for array in arrays]
         if shapes != self._shapes:
             self._compile(shapes)
-        columns: list[list[bytes]] = [identities]
+        columns: list[Sequence[bytes]] = [identities]
         for number, binary in self._forms:
             view = views[number]
             if binary:
@@ -150,7 +149,7 @@ class Writer:
 
     def _compile(self, shapes: list[tuple[int, ...]]) -> None:
         """`shapes` are those of one row."""
-        template, outputs = self._answers.template, self._answers.model.outputs
+        template, outputs = self._answers.template, self._answers.outputs
         pieces = []
         blobs = 0
         for number, binary in self._forms:
@@ -187,22 +186,24 @@ class Answers:
         serial: itertools.count[int],
         refuse: Refuse,
     ) -> None:
-        self.model = model
+        # Not the model itself, which holds this: a circle would keep it in memory when it is unloaded.
+        self.outputs = model.outputs
         self.template = template
         self.headers = headers
         self.prefix = prefix
         self.serial = serial
         self.refuse = refuse
-        self._writers: dict[Forms, Writer] = {}
+        self._writers: WeakValueDictionary[Forms, Writer] = WeakValueDictionary()
+        """Held by the frames that lead to them."""
 
     def writer(self, request: InferRequest) -> Writer | None:
         """Of what this admitted request asks for; None: its answer is encoded by itself."""
-        if request.rows != 1 or not self.model.has_batch_axis:
+        if request.rows != 1 or not request.model.has_batch_axis:
             return None
-        forms = tuple(output_forms(request, self.model))
+        forms = tuple(output_forms(request, request.model))
         # Texts have no fixed length; the names of columns are a matter of the general path.
         for number, binary in forms:
-            spec = self.model.outputs[number]
+            spec = self.outputs[number]
             if binary and (not spec.datatype.size or spec.keys is not None):
                 return None
         writer = self._writers.get(forms)

@@ -39,7 +39,9 @@ class Lane:
         concurrency: int,
         observer: Observer,
     ) -> None:
-        self.model = model
+        # Not the model itself, which holds this: a circle would keep it in memory when it is unloaded.
+        self._behaviour = model.behaviour
+        self._where = f"model {model.name}"
         self.loop = loop
         self.executor = executor
         self.max_queue = max_queue
@@ -94,10 +96,10 @@ class Lane:
             and not self.running
             and request.deadline is None
             and request.arrived - self._ended > GAP_SECONDS
-            and self.model.behaviour.predict(request.rows) <= INLINE_SECONDS
+            and self._behaviour.predict(request.rows) <= INLINE_SECONDS
         ):
             request.submitted = perf_counter()
-            for requests, outcome in run_group(self.model, [request], request.rows):
+            for requests, outcome in run_group([request], request.rows):
                 self._deliver(requests, outcome)
             self._ended = perf_counter()
             return
@@ -123,17 +125,17 @@ class Lane:
             self.loop.call_soon(self._tick)
 
     def _overloaded(self) -> Overloaded:
-        waiting = self.model.behaviour.predict(1) * len(self.queue) / self.concurrency
+        waiting = self._behaviour.predict(1) * len(self.queue) / self.concurrency
         return Overloaded(
             f"{len(self.queue)} requests are waiting already",
-            where=f"model {self.model.name}",
+            where=self._where,
             fix="send fewer at once, or add replicas",
             retry_after=max(1.0, waiting),
         )
 
     def _tick(self) -> None:
         self._scheduled = False
-        queue, behaviour = self.queue, self.model.behaviour
+        queue, behaviour = self.queue, self._behaviour
         began = perf_counter()
         while queue:
             if self.running >= self.concurrency:
@@ -144,7 +146,7 @@ class Lane:
             if behaviour.base_seconds + behaviour.row_seconds * rows > INLINE_SECONDS:
                 self._start_thread(group, rows)
                 continue
-            for requests, outcome in run_group(self.model, group, rows):
+            for requests, outcome in run_group(group, rows):
                 self._deliver(requests, outcome)
             self._lone = len(group) == 1
             if queue and perf_counter() - began > TICK_SECONDS:
@@ -155,7 +157,7 @@ class Lane:
     def _next_group(self) -> tuple[list[InferRequest], int]:
         """From the head of the queue: what may share a run, without what nobody waits for."""
         queue = self.queue
-        limit = self.model.behaviour.max_rows if self.model.behaviour.batchable else 0
+        limit = self._behaviour.max_rows if self._behaviour.batchable else 0
         if len(queue) <= limit and not self._uneven:
             # All of one key, one row each, no deadline: the usual case.
             alike = [request for request in queue if not request.cancelled]
@@ -187,7 +189,7 @@ class Lane:
         self.in_threads += len(group)
 
         def work() -> None:
-            outcome = run_group(self.model, group, rows)
+            outcome = run_group(group, rows)
             self.loop.call_soon_threadsafe(done, outcome)
 
         def done(outcome: list[tuple[list[InferRequest], Batch | SlipwayError]]) -> None:
@@ -211,7 +213,7 @@ class Lane:
         bulk = requests[0].bulk
         if bulk is not None and all([request.bulk is bulk for request in requests]):  # noqa: C419 - half a generator's time
             bulk(requests, outcome)
-            self.observer(self.model, requests, outcome)
+            self.observer(requests[0].model, requests, outcome)
             return
         start = 0
         single = len(requests) == 1
@@ -220,14 +222,13 @@ class Lane:
             if not request.cancelled:
                 request.reply(request, InferResponse(request, outcome, start, stop))
             start = stop
-        self.observer(self.model, requests, outcome)
+        self.observer(requests[0].model, requests, outcome)
 
 
-def run_group(
-    model: Model, group: list[InferRequest], rows: int
-) -> list[tuple[list[InferRequest], Batch | SlipwayError]]:
+def run_group(group: list[InferRequest], rows: int) -> list[tuple[list[InferRequest], Batch | SlipwayError]]:
     """Run them together; when that fails, each by itself, so that a bad request fails alone."""
     started = perf_counter()
+    model = group[0].model
     try:
         feeds = model.feeds(group, rows)
         arrays = model.run(feeds)
@@ -242,7 +243,7 @@ def run_group(
         failure = ModelFailed(f"running it failed: {error!r}", where=f"model {model.name}")
     if len(group) == 1:
         return [(group, failure)]
-    return [outcome for request in group for outcome in run_group(model, [request], request.rows)]
+    return [outcome for request in group for outcome in run_group([request], request.rows)]
 
 
 def _too_late(request: InferRequest, now: float) -> ServingError:

@@ -19,16 +19,22 @@ class _Mallinfo2(ctypes.Structure):
     ]  # fmt: skip
 
 
-def _find() -> Any:
+def _find(name: str) -> Any:
     try:
-        function = ctypes.CDLL(None).mallinfo2
+        return getattr(ctypes.CDLL(None), name)
     except (OSError, AttributeError):
         return None  # a C library other than glibc 2.33 or later
-    function.restype = _Mallinfo2
-    return function
 
 
-_mallinfo2 = _find()
+_mallinfo2, _malloc_trim = _find("mallinfo2"), _find("malloc_trim")
+if _mallinfo2 is not None:
+    _mallinfo2.restype = _Mallinfo2
+
+
+def give_back() -> None:
+    """What was freed goes back to the system; the C library keeps what lies between pieces in use."""
+    if _malloc_trim is not None:
+        _malloc_trim(ctypes.c_size_t(0))
 
 
 def allocated_bytes() -> int:

@@ -128,13 +128,13 @@ class Batch(msgspec.Struct, eq=False):
 
 
 class Rows(msgspec.Struct, eq=False):
-    """What a run leaves of requests that were single rows and no objects: lists in the same order.
+    """What a run leaves of requests that were single rows and no objects, in one order.
 
     `inputs` and `arrays` may be overwritten once the observers have returned: whoever keeps them copies them.
     """
 
-    arrived: list[float]
-    submitted: list[float]
+    arrived: tuple[float, ...]
+    submitted: tuple[float, ...]
     started: float
     delivering: float
     done: float

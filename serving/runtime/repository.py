@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import logging
 import threading
@@ -13,7 +14,7 @@ from time import perf_counter
 from typing import Any, Literal
 
 from serving.runtime.config import Config
-from serving.runtime.memory import Measured
+from serving.runtime.memory import Measured, give_back
 from serving.runtime.model import Model
 from serving.runtime.storage import Place, Storage, find_models
 from serving.runtime.warmup import warm_up
@@ -38,6 +39,8 @@ from slipway.errors import (
 log = logging.getLogger("slipway.repository")
 
 SESSION_BYTES = 1 << 20
+_GIVE_BACK_SECONDS = 1.0
+"""After a model was let go: one trim serves all that go meanwhile."""
 State = Literal["UNLOADED", "LOADING", "READY", "UNAVAILABLE"]
 
 
@@ -75,6 +78,7 @@ class Repository:
         """Loaded models by name and version; version "" is the one that is served when none is named."""
         self.startup_settled = False
         self._measuring = threading.Lock()
+        self._giving_back = False
 
     # -- asking ------------------------------------------------------------------------------------
 
@@ -200,7 +204,7 @@ class Repository:
 
     def _forget(self, name: str, version: str) -> None:
         entry = self.entries[name].pop(version)
-        entry.model = None
+        self._let_go(entry)
         if not self.entries[name]:
             del self.entries[name]
         self._index_serving(name)
@@ -223,7 +227,7 @@ class Repository:
     def unload(self, name: str) -> None:
         self.entry(name)
         for entry in self.entries[name].values():
-            entry.model = None
+            self._let_go(entry)
             entry.state, entry.reason = "UNAVAILABLE", "unloaded through the repository API"
         self._index_serving(name)
 
@@ -257,6 +261,7 @@ class Repository:
             if isinstance(error, SlipwayError):
                 raise failure from error
             raise
+        self._let_go(entry)
         entry.model = model
         entry.proven = True
         entry.state, entry.reason = "READY", model.behaviour.reason
@@ -277,6 +282,20 @@ class Repository:
             if newest.model is not None:
                 self.serving[(name, "")] = newest.model
 
+    def _let_go(self, entry: Entry) -> None:
+        """Requests in flight hold the model until they are answered; then its memory goes back."""
+        if entry.model is None:
+            return
+        entry.model = None
+        if not self._giving_back:
+            self._giving_back = True
+            asyncio.get_running_loop().call_later(_GIVE_BACK_SECONDS, self._give_back)
+
+    def _give_back(self) -> None:
+        self._giving_back = False
+        with contextlib.suppress(RuntimeError):  # the server has ended meanwhile
+            self.executor.submit(give_back)
+
     def _make_room(self, needed: int, newcomer: Entry, *, evict: bool) -> None:
         budget = self.config.memory_budget
         if not budget:
@@ -287,7 +306,7 @@ class Repository:
         while used + needed > budget and loaded and evict:
             entry = loaded.pop(0)
             used -= entry.model.memory if entry.model else 0
-            entry.model = None  # requests in flight hold it until they are answered
+            self._let_go(entry)
             entry.state, entry.reason = "UNLOADED", "made room for another model; a request loads it again"
             self._index_serving(entry.place.name)
         if used + needed > budget:

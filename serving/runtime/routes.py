@@ -90,11 +90,11 @@ class Routes:
         headers = STATUS_LINES[200] + JSON_TYPE + lines.encode("latin-1", "replace")
         model.extras["headers"] = headers
         answers = Answers(model, template, headers, self._prefix_bytes, self._serial, self.refuse)
-        reader = model.extras["reader"] = FastReader(model, answers)
+        reader = model.extras["reader"] = FastReader(answers)
         engine = self.engine
         express = Express(model, reader, engine.loop, engine.observe_rows, max_queue=engine.config.max_queue)
         if self._bulk and express.limit:
-            model.extras["express"] = express
+            model.express = express
 
     # -- finding the handler, once for every head that is not yet known ------------------------------
 
@@ -188,8 +188,8 @@ class Routes:
         model = self._serving.get(head.arguments)
         if model is None:
             return False
-        express = model.extras.get("express")
-        return express is not None and express.take(connection, head, data, arrived)
+        express = model.express
+        return express is not None and express.take(model, connection, head, data, arrived)
 
     def infer(self, exchange: Exchange) -> None:
         head = exchange.head
@@ -198,7 +198,7 @@ class Routes:
             self._spawn(exchange, self._infer_later(exchange))
             return
         request = model.extras["reader"].read(
-            exchange.body, head.json_length, self._reply, exchange.arrived, exchange
+            model, exchange.body, head.json_length, self._reply, exchange.arrived, exchange
         )
         if request is not None:
             exchange.request = request

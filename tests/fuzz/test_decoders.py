@@ -48,12 +48,12 @@ def _meaning(request: InferRequest) -> tuple[Any, ...]:
 def _reader(front: Front, model_name: str) -> tuple[Model, FastReader]:
     model = front.engine.find(model_name)
     assert model is not None
-    return model, FastReader(model, model.extras["reader"].answers)
+    return model, FastReader(model.extras["reader"].answers)
 
 
 def _compare(model: Model, reader: FastReader, sent: bytes, json_length: int | None = None) -> bool:
     """Both readers on one body; whether the fast one took it."""
-    quick = reader.read(sent, json_length, _nobody, 0.0, None)
+    quick = reader.read(model, sent, json_length, _nobody, 0.0, None)
     try:
         slow = decode_request(sent, model, _nobody, json_length)
         model.admit(slow)

@@ -142,7 +142,8 @@ class Writer:
     """The answers of one model."""
 
     def __init__(self, model: Model, receipt: dict[str, str], headers: Fields) -> None:
-        self.model = model
+        # Not the model itself, which holds this: a circle would keep it in memory when it is unloaded.
+        self._specs = model.outputs
         self.headers = headers
         """What every answer begins with: status, type, receipt."""
         self._receipt = receipt
@@ -173,7 +174,7 @@ class Writer:
         return b"".join(parts)
 
     def _describe(self, number: int, shape: tuple[int, ...]) -> bytes:
-        spec = self.model.outputs[number]
+        spec = self._specs[number]
         return codec.write_output(spec.name, spec.datatype.name, shape)
 
     def form(self, batch: Batch) -> Form | None:
@@ -190,7 +191,7 @@ class Writer:
     def _row_pieces(self, batch: Batch, shapes: tuple[tuple[int, ...], ...]) -> list[bytes] | None:
         """What stands before the raw contents of each output; the first with gRPC's prefix in it."""
         sizes = [array.nbytes // batch.rows for array in batch.arrays]
-        if not all(sizes) or any(spec.datatype.size == 0 for spec in self.model.outputs):
+        if not all(sizes) or any(spec.datatype.size == 0 for spec in self._specs):
             return None
         head = self._head + self._parameters
         for number, shape in enumerate(shapes):
