@@ -109,8 +109,6 @@ class Express:
 
     # -- running -----------------------------------------------------------------------------------
 
-    # -- running -----------------------------------------------------------------------------------
-
     def _run(self, model: Model, quick: Quick, data: bytes, rows: int) -> Ran:
         bound = self._bound.get((quick.key, rows))
         if bound is not None:
