@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("slipway.workers")
 ANSWER_SECONDS = 2.0
 LOAD_SECONDS = 120.0
+ENDINGS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Siblings:
@@ -109,15 +110,22 @@ def supervise(config: Config) -> int:
     """Start the workers, start again those that die, and pass SIGTERM on."""
     family = f"{os.getpid()}-{int(time.time())}"
     children: dict[int, int] = {}
+    started: dict[int, float] = {}
     stopping = False
 
     def start(number: int, *, first: bool = False) -> None:
+        # A signal in between would find a child that nobody knows of, or one that handles it as the parent.
+        signal.pthread_sigmask(signal.SIG_BLOCK, ENDINGS)
         pid = os.fork()
         if pid:
-            children[pid] = number
+            children[pid], started[pid] = number, time.monotonic()
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDINGS)
+            if stopping:
+                os.kill(pid, signal.SIGTERM)
             return
-        for signum in (signal.SIGTERM, signal.SIGINT):
+        for signum in ENDINGS:
             signal.signal(signum, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDINGS)
         code = 1
         try:
             from serving.runtime.server import run
@@ -137,8 +145,8 @@ def supervise(config: Config) -> int:
         for pid in list(children):
             os.kill(pid, signal.SIGTERM)
 
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, stop)
+    for signum in ENDINGS:
+        signal.signal(signum, stop)
     for number in range(config.workers):
         start(number, first=number == 0)
     began = time.monotonic()
@@ -148,11 +156,15 @@ def supervise(config: Config) -> int:
         code = os.waitstatus_to_exitcode(status)
         if stopping or number < 0:
             continue
-        if code == 2 or time.monotonic() - began < 1.0:
-            # Wrong settings or a port that is taken: starting again would not help.
+        now = time.monotonic()
+        if code == 2 or (code > 0 and now - began < 1.0):
+            # Wrong settings or a port that is taken: starting again would not help. Killed is another matter.
             stop(0, None)
             stopping = True
             return max(code, 1)
         print(f"slipway: worker {number} ended with {code}; starting it again", file=sys.stderr)
-        start(number)
+        # A model that ends its worker at once must not take a whole core.
+        time.sleep(max(0.0, 1.0 - (now - started.pop(pid))))
+        if not stopping:
+            start(number)
     return 0
