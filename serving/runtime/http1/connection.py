@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import select
 from collections import deque
 from collections.abc import Callable
 from http import HTTPStatus
@@ -364,8 +365,22 @@ class Connection(asyncio.Protocol):
             last.head = _closing(last.head)
             self.closing, self.fresh = True, False
         elif not self.receiving:
+            self.close_idle()
+
+    def close_idle(self) -> None:
+        """Not when a request has come that the loop has not read yet: closing would reset it unanswered."""
+        if self._paused or not _has_input(self.transport):
             self.closing, self.fresh = True, False
             self.transport.close()
+
+
+def _has_input(transport: asyncio.Transport) -> bool:
+    found = transport.get_extra_info("socket")
+    if found is None or found.fileno() < 0:
+        return False
+    waiting = select.poll()
+    waiting.register(found.fileno(), select.POLLIN)
+    return bool(waiting.poll(0))
 
 
 def _closing(head: Head) -> Head:
@@ -427,6 +442,5 @@ class Server:
             elif connection.receiving == "body" and age > config.body_timeout:
                 connection.fail(RequestTimeout(f"no whole body within {config.body_timeout:g} s"))
             elif not connection.receiving and not connection.pending and age > config.idle_timeout:
-                connection.closing, connection.fresh = True, False
-                connection.transport.close()
+                connection.close_idle()
         self._sweeper = self.loop.call_later(1.0, self.sweep)
