@@ -49,6 +49,7 @@ class Writer:
         headers = answers.headers.replace(JSON_TYPE, BINARY_TYPE) if binary else answers.headers
         length = b"inference-header-content-length: %d\r\n" if binary else b""
         self._binary = binary
+        self._headers = headers
         self._head = (
             (headers + b"x-request-id: " + answers.prefix).replace(b"%", b"%%")
             + b"%x\r\n"
@@ -74,7 +75,10 @@ class Writer:
                 continue
             exchange: Exchange = request.context
             exchange.request = None
-            data = self._whole(body, next(answers.serial))
+            if request.request_id or request.trace is not None:
+                data = self._named(request, body)
+            else:
+                data = self._whole(body, next(answers.serial))
             connection = exchange.connection
             pending = connection.pending
             if len(pending) == 1 and connection.fresh:
@@ -118,6 +122,20 @@ class Writer:
         if self._binary:
             return self._head % (serial, size - self._blobs, size, body)
         return self._head % (serial, size, body)
+
+    def _named(self, request: InferRequest, body: bytes) -> bytes:
+        """To a caller who named the request or its trace."""
+        if not request.request_id:
+            request.request_id = f"{self._answers.prefix.decode()}{next(self._answers.serial):x}"
+        size = len(body)
+        return b"%bx-request-id: %b\r\n%b%bcontent-length: %d\r\n\r\n%b" % (
+            self._headers,
+            request.request_id.encode("latin-1", "replace"),
+            b"" if request.trace is None else b"traceparent: %b\r\n" % request.trace.header.encode(),
+            b"inference-header-content-length: %d\r\n" % (size - self._blobs) if self._binary else b"",
+            size,
+            body,
+        )
 
     def body(self, identity: bytes, arrays: list[Array], views: list[Array]) -> bytes:
         """Of a single row. `views` are the arrays with two axes, `identity` is the text of the id's field."""

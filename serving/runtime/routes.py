@@ -124,6 +124,7 @@ class Routes:
         action = _ACTIONS.get(getattr(handler, "__name__", ""), "read")
         if policy is None or action == "open":
             return
+        head.guarded = True
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in head.headers.items()}
         model = str(head.arguments[0]) if head.arguments else ""
 
@@ -202,9 +203,10 @@ class Routes:
         )
         if request is not None:
             exchange.request = request
-            if not head.cacheable or not head.keep_alive or head.extra or not self._bulk:
-                request.bulk = None
+            if not head.cacheable:
                 request.trace, request.request_id = head.trace, head.request_id
+            if not head.keep_alive or head.extra or not self._bulk:
+                request.bulk = None
             model.lane.submit_or_run(request)
             return
         self._infer_generally(exchange, model)

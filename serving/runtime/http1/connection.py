@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from serving.runtime.http1.body import Chunks, decompress, too_large
-from serving.runtime.http1.head import Head, HeaderTooLarge, parse_head
+from serving.runtime.http1.head import Head, HeaderTooLarge, cut_names, named, parse_head
 from serving.runtime.lane import INLINE_SECONDS
 from slipway.errors import InvalidRequest, ServingError
 
@@ -246,18 +246,28 @@ class Connection(asyncio.Protocol):
                 raise InvalidRequest("not an HTTP/1.1 request", where="the request head")
         if end - start > self.server.config.max_header:
             raise HeaderTooLarge(f"the head is longer than {self.server.config.max_header} bytes")
+        cut = None if start else cut_names(data[:end])
+        if cut is not None:
+            known = self.heads.get(cut[0])
+            if known is not None:
+                return named(known, cut[1]), end
         head = parse_head(data[start:end])
         self.server.route(head)
         head.simple = not (head.chunked or head.expect or head.encoding or head.error) and head.keep_alive
         if head.length > self.server.config.max_body:
             raise too_large(self.server.config.max_body)
         if head.cacheable and not start:
-            heads = self.server.heads
-            if len(heads) >= _CACHED_HEADS:
-                heads.clear()
             head.raw, head.size = data[:end], end
-            heads[head.raw] = head
+            self._remember(head.raw, head)
+        elif cut is not None and b"tracestate" not in head.headers and not head.guarded:
+            self._remember(cut[0], named(head, {}))
         return head, end
+
+    def _remember(self, raw: bytes, head: Head) -> None:
+        heads = self.heads
+        if len(heads) >= _CACHED_HEADS:
+            heads.clear()
+        heads[raw] = head
 
     def _begin_body(self, head: Head, data: bytes, now: float) -> bytes | None:
         if head.expect and len(data) < max(head.length, 1) and not self.pending and head.error is None:
@@ -384,9 +394,7 @@ def _has_input(transport: asyncio.Transport) -> bool:
 
 
 def _closing(head: Head) -> Head:
-    copy = Head()
-    for name in Head.__slots__:
-        setattr(copy, name, getattr(head, name))
+    copy = head.copy()
     copy.keep_alive = False
     return copy
 

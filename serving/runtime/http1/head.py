@@ -7,6 +7,7 @@ strict parse accepted, and equal bytes mean the same request, so nothing is trus
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +38,8 @@ class Head:
     """Request line and headers, parsed once; `handler` is the route's, found once."""
 
     __slots__ = (
-        "arguments", "cacheable", "chunked", "encoding", "error", "expect", "extra", "handler", "headers",
+        "arguments", "cacheable", "chunked", "encoding", "error", "expect", "extra", "guarded",
+        "handler", "headers",
         "is_head", "json_length", "keep_alive", "length", "method", "query", "raw", "request_id", "simple",
         "size", "take", "target", "trace", "version",
     )  # fmt: skip
@@ -68,9 +70,38 @@ class Head:
         self.error: ServingError | None = None
         """Found by the route (unknown path, wrong method, no token); the connection stays usable."""
         self.handler: Handler = _no_handler
+        self.guarded = False
+        """A policy is asked with these very headers."""
         self.take: Taker | None = None
         """Given the whole request, it may answer it without an Exchange."""
         self.arguments: Any = ()
+
+    def copy(self) -> Head:
+        copy = Head.__new__(Head)
+        for name in Head.__slots__:
+            setattr(copy, name, getattr(self, name))
+        return copy
+
+
+_NAMES = re.compile(rb"\r\n(x-request-id|traceparent): ?([!-~]{1,128})(?=\r\n)", re.IGNORECASE)
+
+
+def cut_names(raw: bytes) -> tuple[bytes, dict[bytes, bytes]] | None:
+    """The head without the values that differ with every request (its id, its trace), and these by name; None
+    when it has none, or one of them twice. What is left can be looked up as other heads are.
+    """
+    found = _NAMES.findall(raw)
+    names = {name.lower(): value for name, value in found}
+    return (_NAMES.sub(rb"\r\n\1:", raw), names) if found and len(names) == len(found) else None
+
+
+def named(head: Head, names: dict[bytes, bytes]) -> Head:
+    """As `head`, for another request with these names."""
+    copy = head.copy()
+    copy.cacheable, copy.take = False, None
+    copy.request_id = names.get(b"x-request-id", b"").decode()
+    copy.trace = parse_traceparent(names.get(b"traceparent", b"").decode())
+    return copy
 
 
 Handler = Callable[["Exchange"], None]

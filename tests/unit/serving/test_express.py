@@ -20,7 +20,7 @@ import pytest
 from serving.runtime.config import parse_config
 from serving.runtime.engine import Engine
 from serving.runtime.grpc.server import GrpcServer
-from serving.runtime.http1 import Connection, Server
+from serving.runtime.http1 import Connection, Server, parse_head
 from serving.runtime.messages import Rows
 from serving.runtime.model import Model
 from serving.runtime.routes import Routes
@@ -256,6 +256,81 @@ async def test_the_end_of_input_or_of_the_server_leaves_no_answer_behind(site: S
     late.data_received(plain(row))
     await asyncio.sleep(0)
     assert parse(late.transport.written[0])[1]["connection"] == "close"
+
+
+async def test_requests_with_names_of_their_own_share_a_run_and_keep_their_names(site: Site) -> None:
+    rows = np.random.default_rng(5).normal(size=(12, 30)).astype(np.float32)
+    await site.teach(plain(rows[0]), binary(rows[0]))
+    batches: list[int] = []
+    site.engine.on_batch(lambda model, requests, batch: batches.append(len(requests)), None)
+    traces = [f"00-{number + 1:032x}-{number + 7:016x}-01" for number in range(12)]
+    for way, kind in ((plain, "json"), (binary, "octet-stream")):
+        connections = [site.connect() for _ in rows]
+        site.model("boosted30").lane._lone = False
+        for number, connection in enumerate(connections):
+            lines = f"X-Request-Id: call-{number}\r\n" if number % 3 else ""
+            lines += f"traceparent: {traces[number]}\r\n" if number % 2 else ""
+            connection.data_received(
+                way(rows[number]).replace(b"Host: a\r\n", b"Host: a\r\n" + lines.encode())
+            )
+        await asyncio.sleep(0.01)
+        for number, connection in enumerate(connections):
+            (answer,) = connection.transport.written
+            assert np.array_equal(probabilities(answer), wanted(rows[number]))
+            headers = parse(answer)[1]
+            assert kind in headers["content-type"]
+            assert (headers["x-request-id"] == f"call-{number}") == (number % 3 > 0)
+            told = headers.get("traceparent", "")
+            assert (told[3:35] == traces[number][3:35]) == (number % 2 > 0)
+            assert told != traces[number], "the span must be ours"
+    assert sum(batches) + sum(len(rows.arrived) for rows in site.seen) == 24
+    assert max(batches) >= 8, batches
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("x-request-id: a\r\n", "x-request-id: b\r\n"),
+        ("x-request-id: a\r\n", "x-request-id:\r\n"),
+        ("x-request-id:\r\n", "x-request-id: b\r\n"),
+        ("x-request-id: a\r\n", "x-request-id: b\r\nX-Request-ID: c\r\n"),
+        ("x-request-id: a\r\n", "x-request-id: b c\r\n"),
+        (f"traceparent: 00-{1:032x}-{1:016x}-01\r\n", "traceparent: nonsense\r\n"),
+        (f"x-request-id: a\r\ntraceparent: 00-{1:032x}-{1:016x}-01\r\n", f"x-request-id: {'b' * 300}\r\n"),
+    ],
+)
+async def test_a_head_that_is_like_another_but_for_its_names_means_what_it_says(
+    site: Site, first: str, second: str
+) -> None:
+    row = np.ones(30, np.float32)
+    for lines in (first, second, first, second):
+        request = plain(row).replace(b"Host: a\r\n", b"Host: a\r\n" + lines.encode())
+        head = parse_head(request.partition(b"\r\n\r\n")[0] + b"\r\n\r\n")
+        connection = site.connect()
+        connection.data_received(request)
+        await asyncio.sleep(0.01)
+        headers = parse(connection.transport.written[0])[1]
+        if head.request_id:
+            assert headers["x-request-id"] == head.request_id
+        else:
+            assert headers["x-request-id"] not in ("a", "b", "c", "")
+        told = headers.get("traceparent", "")
+        assert told[3:35] == (head.trace.trace_id if head.trace else "")
+
+
+async def test_a_policy_sees_the_names_of_every_request(site: Site) -> None:
+    asked: list[str] = []
+    engine = site.engine
+    routes = Routes(engine, lambda caller: asked.append(caller.headers["x-request-id"]))
+    server = Server(engine.config, engine.loop, routes.route, routes.refuse, routes.expire)
+    for number in range(4):
+        connection: Any = Connection(server)
+        connection.connection_made(Transport())
+        lines = b"Host: a\r\nX-Request-ID: call-%d\r\n" % number
+        connection.data_received(plain(np.ones(30, np.float32)).replace(b"Host: a\r\n", lines))
+        await asyncio.sleep(0.01)
+        assert parse(connection.transport.written[0])[1]["x-request-id"] == f"call-{number}"
+    assert asked == [f"call-{number}" for number in range(4)]
 
 
 async def test_all_of_it_is_counted(site: Site) -> None:
