@@ -53,12 +53,19 @@ def _reader(front: Front, model_name: str) -> tuple[Model, FastReader]:
 
 def _compare(model: Model, reader: FastReader, sent: bytes, json_length: int | None = None) -> bool:
     """Both readers on one body; whether the fast one took it."""
+    row = reader.row(sent, 0, json_length)
     quick = reader.read(model, sent, json_length, _nobody, 0.0, None)
     try:
         slow = decode_request(sent, model, _nobody, json_length)
         model.admit(slow)
     except ServingError:
         slow = None
+    if row is not None:
+        assert slow is not None, f"the row was taken from what the general path refuses: {sent!r}"
+        (tensor,) = slow.inputs
+        assert row[1] == bytes(tensor.data), sent
+        assert (row[0].key, row[0].shape, slow.rows) == (slow.key, tensor.shape, 1), sent
+        assert row[2] == (b',"id":' + msgspec.json.encode(slow.id) if slow.id else b""), sent
     if quick is not None:
         assert slow is not None, f"the fast path took what the general path refuses: {sent!r}"
         assert _meaning(quick) == _meaning(slow), sent
