@@ -33,7 +33,7 @@ status: setup ## Health, ports, sizes and versions of the embedded platform
 ##@ Check
 .PHONY: test lint type format
 test: setup ## Every test, with a short slice of the fuzzing
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not benchmark and not soak and not images" $(ARGS)
+	$(BIN)/python -m pytest -n 2 -m "not benchmark and not soak and not images" $(ARGS)
 
 lint: setup ## Ruff: lint and format, nothing is changed
 	$(BIN)/ruff check .

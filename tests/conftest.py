@@ -3,6 +3,23 @@
 from __future__ import annotations
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
+
+# Folders whose tests stand on one costly fixture: all their tests go to one worker, the others wherever
+# there is room. (pytest-xdist's own `--dist loadgroup` writes the group into a test's name, and pytest 9
+# no longer reads the name from there: every worker then sets up everything.)
+TOGETHER = ("tests/integration/pipelines/",)
+
+
+class TogetherScheduling(LoadScopeScheduling):
+    """One scope for each folder of TOGETHER, and one for each test elsewhere."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return next((folder for folder in TOGETHER if nodeid.startswith(folder)), nodeid)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config) -> LoadScopeScheduling:
+    return TogetherScheduling(config)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -31,7 +31,7 @@ SECONDS = (
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 1024)
 STAGES = ("decode", "features", "queue", "run", "encode")
 _FOLD_AT = 1024
-"""Requests whose clock readings are kept, 170 bytes each: of every model, so that fifty models take some MB at most."""
+"""Clock readings that wait to be counted, 170 bytes a request: for each model, so fifty models take 9 MB at most."""
 
 
 class Histogram:

@@ -24,7 +24,6 @@ from slipway.local.ports import choose
 from slipway.settings import Settings, load_settings
 
 # One worker for all of them: they share a platform.
-pytestmark = pytest.mark.xdist_group("durability")
 
 ROUNDS = 3
 

@@ -24,7 +24,6 @@ from slipway.local.launch import IN_USE
 from slipway.settings import load_settings
 
 # One worker for all of them: they share a platform.
-pytestmark = pytest.mark.xdist_group("platform")
 
 SLIPWAY = Path(sys.executable).with_name("slipway")
 

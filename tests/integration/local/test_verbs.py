@@ -15,7 +15,6 @@ import slipway
 from slipway.local import Platform
 
 # One worker for all of them: they share a platform.
-pytestmark = pytest.mark.xdist_group("verbs")
 
 SLIPWAY = Path(sys.executable).with_name("slipway")
 

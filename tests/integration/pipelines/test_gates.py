@@ -25,8 +25,6 @@ from slipway.contract import CONTRACT_FILE, MODEL_FILE, ModelContract
 from slipway.errors import GateNotPassed
 from tests.support.workshop import NAME, Workshop
 
-pytestmark = pytest.mark.xdist_group("pipelines")
-
 
 @pytest.fixture(autouse=True)
 def nothing_ships(inside: Workshop) -> Iterator[None]:

@@ -20,8 +20,6 @@ from slipway.errors import SlipwayError
 from slipway.local import Platform
 from tests.support.workshop import HOOKS, TRAIN, Workshop
 
-pytestmark = pytest.mark.xdist_group("pipelines")
-
 STEPS = ["snapshot", "train", "evaluate", "verify", "register", "deploy"]
 MIDDLE = {
     # Each time all is there but what makes it count.

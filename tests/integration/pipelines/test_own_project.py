@@ -11,8 +11,6 @@ from components.stepping import read_events
 from slipway.contract import MODEL_FILE
 from tests.support.workshop import NAME, Workshop
 
-pytestmark = pytest.mark.xdist_group("pipelines")
-
 STEPS = ["snapshot", "train", "evaluate", "verify", "register", "deploy"]
 
 

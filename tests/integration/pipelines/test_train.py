@@ -6,7 +6,6 @@ from typing import Any
 
 import msgspec
 import onnx
-import pytest
 
 from components.evaluate import Evaluation, evaluate
 from components.evaluate.evaluation import read_evaluation
@@ -19,8 +18,6 @@ from slipway.objects import make_client
 from slipway.project import load_project
 from slipway.settings import Settings
 from tests.support.workshop import NAME, TRAIN, Workshop
-
-pytestmark = pytest.mark.xdist_group("pipelines")
 
 
 def test_the_same_command_again_finds_all_that_it_made_and_makes_no_second_version(inside, train) -> None:

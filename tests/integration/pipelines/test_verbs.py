@@ -18,9 +18,6 @@ from components.stepping import Event, read_events
 from slipway.errors import GateNotPassed, RegistryError
 from tests.support.workshop import NAME, TRAIN, Workshop
 
-pytestmark = pytest.mark.xdist_group("pipelines")
-
-
 AFTER = ["train", "evaluate", "verify", "register", "deploy", "finish"]
 
 

@@ -16,8 +16,6 @@ from slipway.errors import InvalidRequest, ModelNotFound, ServingError
 from tests.support.models import zoo
 from tests.support.server import Running
 
-pytestmark = pytest.mark.xdist_group("serving")
-
 
 def test_lists_become_what_the_model_eats(zoo_server: Running) -> None:
     """As one types it into a notebook: plain lists, no dtypes, no shapes."""

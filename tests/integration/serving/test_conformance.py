@@ -10,8 +10,6 @@ from tests.conformance import CHECKS, Target
 from tests.conformance.suite import SECTIONS, Check
 from tests.support.server import Running
 
-pytestmark = pytest.mark.xdist_group("serving")
-
 _ORDER = list(SECTIONS)
 
 

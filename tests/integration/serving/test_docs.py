@@ -11,8 +11,6 @@ import pytest
 
 from tests.support.server import Running
 
-pytestmark = pytest.mark.xdist_group("serving")
-
 _PAGE = Path(__file__).parents[3] / "docs" / "client.md"
 _WANTED = [
     r"\[(True|False|0|1), (True|False|0|1)\]\n\(2, 2\)\n[0-9a-f]{64}\n",

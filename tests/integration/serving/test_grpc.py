@@ -20,8 +20,6 @@ from tests.support.models import ZooModel, zoo
 from tests.support.process import free_ports
 from tests.support.server import Running
 
-pytestmark = pytest.mark.xdist_group("serving")
-
 every_model = pytest.mark.parametrize("model", zoo().values(), ids=list(zoo()))
 
 

@@ -26,8 +26,6 @@ from tests.support.messages import SERVICE, message
 from tests.support.models import write_repository, zoo
 from tests.support.server import Running, running_server
 
-pytestmark = pytest.mark.xdist_group("grpc-services")
-
 Code = grpc.StatusCode
 ROW = np.array([[0.5, -1.0, 2.0, 0.25]], np.float32)
 SERVING, NOT_SERVING, SERVICE_UNKNOWN = 1, 2, 3

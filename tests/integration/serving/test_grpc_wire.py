@@ -22,8 +22,6 @@ from tests.support.messages import message
 from tests.support.models import write_repository, write_spinner, zoo
 from tests.support.server import Running, running_server
 
-pytestmark = pytest.mark.xdist_group("grpc-wire")
-
 Code = grpc.StatusCode
 OK, INVALID, EXHAUSTED, INTERNAL = 0, 3, 8, 13
 ROW = np.array([[0.5, -1.0, 2.0, 0.25]], np.float32)

@@ -19,8 +19,6 @@ from tests.support.models import write_repository, zoo
 from tests.support.process import resident_bytes
 from tests.support.server import Running, running_server
 
-pytestmark = pytest.mark.xdist_group("serving")
-
 
 @pytest.fixture(scope="module")
 def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:

@@ -15,8 +15,6 @@ from tests.conformance.target import Target, json_tensor
 from tests.support.models import DTYPES, ZooModel, zoo
 from tests.support.server import Running
 
-pytestmark = pytest.mark.xdist_group("serving")
-
 NAMES = {np.dtype(kind): name for name, (_, kind) in DTYPES.items()}
 every_model = pytest.mark.parametrize("model", zoo().values(), ids=list(zoo()))
 

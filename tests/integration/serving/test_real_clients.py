@@ -8,12 +8,9 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 from tests.support.models import zoo
 from tests.support.server import Running
-
-pytestmark = pytest.mark.xdist_group("serving")
 
 CLIENTS = Path(__file__).parent / "clients"
 MODELS = ("boosted30", "categories", "two_and_two", "half", "integers_and_flags")
