@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
 # Folders whose tests stand on one costly fixture: all their tests go to one worker, the others wherever
@@ -18,8 +19,8 @@ class TogetherScheduling(LoadScopeScheduling):
         return next((folder for folder in TOGETHER if nodeid.startswith(folder)), nodeid)
 
 
-def pytest_xdist_make_scheduler(config: pytest.Config) -> LoadScopeScheduling:
-    return TogetherScheduling(config)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
+    return TogetherScheduling(config, log)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -31,7 +31,7 @@ SECONDS = (
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 1024)
 STAGES = ("decode", "features", "queue", "run", "encode")
 _FOLD_AT = 1024
-"""Clock readings that wait to be counted, 170 bytes a request: for each model, so fifty models take 9 MB at most."""
+"""Clock readings that wait to be counted, 170 bytes a request, for each model: 9 MB at most for fifty."""
 
 
 class Histogram:
