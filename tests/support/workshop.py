@@ -68,6 +68,10 @@ class Workshop:
         self.folder = folder
         self.files, self.commands = files_and_commands()
         self.done: dict[str, subprocess.CompletedProcess[str]] = {}
+        self.first: Mapping[str, Event] = {}
+        """How each step of the page's training ended."""
+        self.first_events: list[Event] = []
+        self.first_log = ""
         own = {name: text for name, text in os.environ.items() if not name.startswith(("SLIPWAY_", "AWS_"))}
         # As after activating the environment that slipway is installed in.
         self.environment = {**own, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
@@ -110,6 +114,10 @@ class Workshop:
             if line != "slipway down":
                 self.done[line] = (self.slipway if line.startswith("slipway ") else self.call)(line)
                 assert self.done[line].returncode == 0, f"{line}\n{self.done[line].stderr}"
+        # Read now: of later runs there are many, and the folders of old ones are removed.
+        self.first_events = self.events()
+        self.first_log = (self.last_run("train") / "log.txt").read_text()
+        self.first = {event.step: event for event in self.first_events if event.state != "started"}
 
     @property
     def settings(self) -> Settings:
@@ -123,11 +131,10 @@ class Workshop:
     def registry(self) -> Registry:
         return Registry(self.settings)
 
-    def events(self, pipeline: str = "train", *, run: int = -1) -> list[Event]:
-        """Of one of the runs so far, the last by default."""
-        folders = sorted((self.folder / ".slipway" / "runs").glob(f"*-{pipeline}"))
-        return read_events(folders[run] / "events.jsonl")[0]
+    def last_run(self, pipeline: str) -> Path:
+        """Its folder."""
+        return max((self.folder / ".slipway" / "runs").glob(f"*-{pipeline}"))
 
-    def first(self) -> Mapping[str, Event]:
-        """How each step of the page's training ended."""
-        return {event.step: event for event in self.events(run=0) if event.state != "started"}
+    def events(self, pipeline: str = "train") -> list[Event]:
+        """Of the last of the runs so far."""
+        return read_events(self.last_run(pipeline) / "events.jsonl")[0]

@@ -97,7 +97,7 @@ def test_a_stale_online_store_stops_what_would_pass_otherwise(train, told, stale
 def tampered(inside: Workshop, name: str, **files: bytes) -> str:
     """The page's candidate with other files, under digests that fit them; its address."""
     objects = inside.objects
-    candidate = read_candidate(objects, inside.first()["train"].result)
+    candidate = read_candidate(objects, inside.first["train"].result)
     uri = inside.settings.uri("candidates", NAME, name) + "/"
     digests = {}
     for file in candidate.record.digests:
@@ -112,14 +112,14 @@ def tampered(inside: Workshop, name: str, **files: bytes) -> str:
 def verify_stops(inside: Workshop, candidate: str, monkeypatch: Any, tmp_path: Any) -> Event:
     monkeypatch.setenv("SLIPWAY_RUN_EVENTS", str(tmp_path / "events"))
     with pytest.raises(SystemExit) as caught:
-        verify_step("", candidate, inside.first()["evaluate"].result, online=True, report=str(tmp_path / "r"))
+        verify_step("", candidate, inside.first["evaluate"].result, online=True, report=str(tmp_path / "r"))
     assert caught.value.code == 4
     assert "Stopped by" in (tmp_path / "r").read_text()
     return read_events(tmp_path / "events")[0][-1]
 
 
 def test_a_scaler_left_out_of_the_graph_stops(inside, monkeypatch, tmp_path) -> None:
-    candidate = read_candidate(inside.objects, inside.first()["train"].result)
+    candidate = read_candidate(inside.objects, inside.first["train"].result)
     native = candidate.native(inside.objects)
     scaler = native.preparation.named_steps["columns"].named_transformers_["numbers"].named_steps["scale"]
     scaler.mean_[:], scaler.scale_[:] = 0.0, 1.0
@@ -134,7 +134,7 @@ def test_a_scaler_left_out_of_the_graph_stops(inside, monkeypatch, tmp_path) -> 
 def test_columns_in_another_order_stop(inside, monkeypatch, tmp_path) -> None:
     import onnx
 
-    candidate = read_candidate(inside.objects, inside.first()["train"].result)
+    candidate = read_candidate(inside.objects, inside.first["train"].result)
     contract: ModelContract = candidate.contract(inside.objects)
     numbers = contract.inputs[0]
     turned = msgspec.structs.replace(numbers, columns=numbers.columns[::-1])

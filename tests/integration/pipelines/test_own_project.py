@@ -7,7 +7,6 @@ import re
 import pytest
 
 from components.onnx_model import OnnxModel
-from components.stepping import read_events
 from slipway.contract import MODEL_FILE
 from tests.support.workshop import NAME, Workshop
 
@@ -40,7 +39,7 @@ def test_the_training_told_each_step_in_order_and_ended_with_a_served_version(wo
     (line,) = [line for line in workshop.done if line.startswith("slipway run train")]
     told = [text.split()[0] for text in workshop.done[line].stderr.splitlines() if text.startswith("  ")]
     assert told == STEPS
-    events = workshop.events(run=0)
+    events = workshop.first_events
     assert [event.step for event in events if event.state == "done"] == [*STEPS, "finish"]
     # Each began after the one before it had ended.
     assert [(event.step, event.state) for event in events[:4]] == [
@@ -49,7 +48,7 @@ def test_the_training_told_each_step_in_order_and_ended_with_a_served_version(wo
         ("train", "started"),
         ("train", "done"),
     ]
-    assert workshop.first()["register"].result == f"{NAME}:1"
+    assert workshop.first["register"].result == f"{NAME}:1"
     champion = workshop.registry.champion(NAME)
     assert champion is not None
     assert champion.version == 1
@@ -92,6 +91,5 @@ def test_the_answer_is_that_of_the_model_on_what_the_online_store_holds(workshop
 
 
 def test_a_log_and_events_of_the_run_are_kept(workshop: Workshop) -> None:
-    (folder, *_) = sorted((workshop.folder / ".slipway" / "runs").iterdir())
-    assert "snapshot: 5,500 rows" in (folder / "log.txt").read_text()
-    assert read_events(folder / "events.jsonl")[0][0].step == "snapshot"
+    assert "snapshot: 5,500 rows" in workshop.first_log
+    assert workshop.first_events[0].step == "snapshot"

@@ -21,7 +21,7 @@ from tests.support.workshop import NAME, TRAIN, Workshop
 
 
 def test_the_same_command_again_finds_all_that_it_made_and_makes_no_second_version(inside, train) -> None:
-    first = inside.first()
+    first = inside.first
     again = train()
     results = {event.step: event.result for event in again.steps}
     assert results["snapshot"] == first["snapshot"].result
@@ -60,7 +60,7 @@ def verdicts(gates: tuple[GateResult, ...]) -> list[tuple[str, str, str]]:
 
 def test_direct_calls_in_another_bucket_agree_to_the_byte(inside: Workshop) -> None:
     """Nothing is found again there: all is made a second time, in this process and without kfp."""
-    first, objects = inside.first(), inside.objects
+    first, objects = inside.first, inside.objects
     settings: Settings = inside.settings
     other = msgspec.structs.replace(
         settings,
