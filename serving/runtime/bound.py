@@ -6,6 +6,7 @@ boosting with 30 features, of which its trees take less than half. Bound once, i
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +19,7 @@ MAX_ROWS = 16
 """With more rows in a run the trees are the work, and the memory would be held for nothing."""
 MAX_BYTES = 65536
 """Of an input: larger ones cost more to copy than is saved."""
+MAX_BOUND = 64
 
 
 class Bound:
@@ -49,7 +51,44 @@ class Bound:
         self._run(self._binding, self._options)
 
 
-def can_be_bound(model: Model) -> bool:
+class Runner:
+    """The bound memory of one model, by what is the same in all rows and how many they are."""
+
+    __slots__ = ("_bound", "usable")
+
+    def __init__(self, model: Model) -> None:
+        # Not the model itself, which holds this: a circle would keep it in memory when it is unloaded.
+        self.usable = _can_be_bound(model)
+        self._bound: dict[tuple[Any, int], Bound] = {}
+
+    def run(self, key: Any, data: bytes | memoryview, rows: int) -> Bound | None:
+        """What it ran in. None: it has to be run in the usual way, which says what is wrong with it."""
+        bound = self._bound.get((key, rows))
+        if bound is not None:
+            bound.write[:] = data
+            with contextlib.suppress(Exception):
+                bound.run()
+                return bound
+        return None
+
+    def learn(self, model: Model, key: Any, array: Any, outputs: list[Any]) -> None:
+        """Bind memory for more runs like this one, which was made in the usual way after `run` gave None."""
+        rows = len(array) if array.ndim else 0
+        if (key, rows) in self._bound:
+            # It fails in bound memory alone: the shape of an output hangs on more than that of the input.
+            self.usable = False
+            self._bound.clear()
+        if (
+            self.usable
+            and rows <= MAX_ROWS
+            and array.nbytes <= MAX_BYTES
+            and len(self._bound) < MAX_BOUND
+            and (rows == 1 or all(len(output) == rows for output in outputs))
+        ):
+            self._bound[(key, rows)] = Bound(model, array.shape, outputs)
+
+
+def _can_be_bound(model: Model) -> bool:
     """One input of numbers, and outputs that are arrays of numbers, a row for each row."""
     return (
         model.has_batch_axis

@@ -20,7 +20,7 @@ import msgspec
 import numpy as np
 
 from serving.runtime.config import Config
-from serving.runtime.messages import Batch, InferRequest, Rows
+from serving.runtime.messages import Batch, InferRequest, Rows, kept
 from serving.runtime.metrics import Lines
 from serving.runtime.model import Array, Model, TensorSpec
 from serving.runtime.parquet import Kind, write_parquet
@@ -83,7 +83,7 @@ class Capture:
             picked.append((request.request_id, trace, first, last))
             place += 1 + self._gap()
         self._skip = place - len(requests)
-        self._keep(model, requests[0].arrived, picked, batch.inputs, batch.arrays)
+        self._keep(model, requests[0].arrived, picked, batch)
 
     def observe_rows(self, model: Model, rows: Rows) -> None:
         """As `observe`, for requests that were no objects: single rows without a trace."""
@@ -97,27 +97,20 @@ class Capture:
             picked.append((rows.request_id(place), "", place, place + 1))
             place += 1 + self._gap()
         self._skip = place - count
-        self._keep(
-            model,
-            rows.arrived[0],
-            picked,
-            [array.copy() for array in rows.inputs],
-            [array.copy() for array in rows.arrays],
-        )
+        self._keep(model, rows.arrived[0], picked, rows)
 
     def _keep(
         self,
         model: Model,
         arrived: float,
         picked: list[tuple[str, str, int, int]],
-        inputs: list[Array],
-        outputs: list[Array],
+        run: Batch | Rows,
     ) -> None:
         if len(self._queue) >= MAX_PENDING:
             self.dropped += len(picked)
             return
         stamp = int((arrived + self._offset) * 1e6)
-        self._queue.append(_Taken(model, stamp, picked, inputs, outputs))
+        self._queue.append(_Taken(model, stamp, picked, *kept(run)))
 
     def close(self, seconds: float) -> None:
         """Write what is left, if the store takes it in time."""

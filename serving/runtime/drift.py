@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from serving.runtime.messages import Batch, InferRequest, Rows
+from serving.runtime.messages import Batch, InferRequest, Rows, kept
 from serving.runtime.metrics import Lines
 from serving.runtime.model import Array, Model
 from slipway.baseline import Baseline, CategoryBaseline, NumericBaseline, stability_index
@@ -144,13 +144,12 @@ class Drift:
     def _observe(self, model: Model, requests: list[InferRequest], batch: Batch) -> None:
         counter = model.extras.get("drift")
         if counter is not None:
-            counter.observe(batch.inputs, batch.arrays, batch.rows)
+            counter.observe(*kept(batch), batch.rows)
 
     def _observe_rows(self, model: Model, rows: Rows) -> None:
         counter = model.extras.get("drift")
         if counter is not None:
-            inputs, outputs = [array.copy() for array in rows.inputs], [array.copy() for array in rows.arrays]
-            counter.observe(inputs, outputs, len(rows.arrived))
+            counter.observe(*kept(rows), len(rows.arrived))
 
     def expose(self, lines: Lines) -> None:
         loaded = [

@@ -13,11 +13,12 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from serving.runtime.bound import Runner
 from serving.runtime.config import Config, cpu_limit
 from serving.runtime.drift import Drift
-from serving.runtime.features import FeatureJoiner, columns_of
+from serving.runtime.features import FeatureJoiner
 from serving.runtime.lane import Lane
-from serving.runtime.messages import Batch, InferRequest, Rows
+from serving.runtime.messages import Batch, InferRequest, Rows, columns_of
 from serving.runtime.metrics import Metrics
 from serving.runtime.model import Model
 from serving.runtime.repository import Entry, Repository, describe
@@ -91,6 +92,7 @@ class Engine:
         self._adopters.append(adopter)
 
     def _adopt(self, model: Model) -> None:
+        model.runner = Runner(model)
         model.lane = Lane(
             model,
             self.loop,

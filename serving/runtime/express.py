@@ -12,14 +12,13 @@ first (more data, its end, the server's) finds the answers in their order.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Callable, Sequence
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from serving.runtime.bound import MAX_BYTES, MAX_ROWS, Bound, can_be_bound, rows_of
+from serving.runtime.bound import rows_of
 from serving.runtime.fastanswer import Answers, Writer
 from serving.runtime.fastpath import FastReader, Quick
 from serving.runtime.http1 import Exchange
@@ -30,8 +29,6 @@ from slipway.errors import ModelFailed
 
 if TYPE_CHECKING:
     from serving.runtime.http1 import Connection, Head
-
-MAX_BOUND = 64
 
 _Asked = tuple[bytes, "Connection", bytes, float, float]
 """The row, who asked, the id as a field of the answer; when it came, and when it was read."""
@@ -59,8 +56,7 @@ class Express:
         self._observe = observe
         self._feed = model.inputs[0].name
         self._dtype = model.inputs[0].datatype.numpy
-        self._bind = can_be_bound(model)
-        self._bound: dict[tuple[Any, int], Bound] = {}
+        self._runner = model.runner
         self._lone = True
         """The last run held one row; see Lane.submit_or_run."""
         self._ended = 0.0
@@ -110,25 +106,17 @@ class Express:
     # -- running -----------------------------------------------------------------------------------
 
     def _run(self, model: Model, quick: Quick, data: bytes, rows: int) -> Ran:
-        bound = self._bound.get((quick.key, rows))
+        bound = self._runner.run(quick.key, data, rows)
         if bound is not None:
-            bound.write[:] = data
-            with contextlib.suppress(Exception):
-                bound.run()
-                return bound.input, bound.arrays, bound.views
+            return bound.input, bound.arrays, bound.views
         array = np.frombuffer(data, self._dtype).reshape((rows, *quick.shape[1:]))
         outputs = model.run({self._feed: array})
-        if bound is not None:
-            # It fails in bound memory alone: the shape of an output hangs on more than that of the input.
-            self._bind = False
-            self._bound.clear()
         if rows > 1 and any(len(output) != rows for output in outputs):
             self.limit = 1
             model.behaviour.batchable = False
             model.behaviour.reason = "an output does not have a row for each row of input"
             raise ModelFailed(model.behaviour.reason, where=f"model {model.name}")
-        if self._bind and rows <= MAX_ROWS and len(data) <= MAX_BYTES and len(self._bound) < MAX_BOUND:
-            self._bound[(quick.key, rows)] = Bound(model, array.shape, outputs)
+        self._runner.learn(model, quick.key, array, outputs)
         return array, outputs, rows_of(outputs, rows)
 
     def _answer_one(

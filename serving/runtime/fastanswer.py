@@ -38,9 +38,11 @@ Refuse = Callable[["Exchange", Exception], None]
 class Writer:
     """Answers of one form, for a model with a batch axis."""
 
-    def __init__(self, answers: Answers, forms: Forms) -> None:
+    def __init__(self, answers: Answers, forms: Forms, *, told: bool = False) -> None:
+        """`told`: the answers have parameters of their own, beside the receipt."""
         self._answers = answers
         self._forms = forms
+        self._told = told
         self._shapes: list[tuple[int, ...]] = []
         self._body = b""
         self._blobs = 0
@@ -61,6 +63,12 @@ class Writer:
         answers = self._answers
         try:
             identities = [b',"id":' + _encode(request.id) if request.id else b"" for request in requests]
+            if self._told:
+                receipt = answers.template.parameters
+                identities = [
+                    identity + b',"parameters":' + _encode({**receipt, **(request.features or {})})
+                    for identity, request in zip(identities, requests, strict=True)
+                ]
             views = rows_of(batch.arrays, batch.rows)
             if len(requests) == 1:
                 bodies = [self.body(identities[0], batch.arrays, views)]
@@ -183,7 +191,7 @@ class Writer:
         self._body = (
             template.before_id.replace(b"%", b"%%")
             + b"%b"
-            + template.after_id.replace(b"%", b"%%")
+            + (b',"outputs":[' if self._told else template.after_id.replace(b"%", b"%%"))
             + b",".join(pieces)
             + b"]}"
             + b"%b" * sum(binary for _, binary in self._forms)
@@ -211,12 +219,12 @@ class Answers:
         self.prefix = prefix
         self.serial = serial
         self.refuse = refuse
-        self._writers: WeakValueDictionary[Forms, Writer] = WeakValueDictionary()
+        self._writers: WeakValueDictionary[tuple[Forms, bool], Writer] = WeakValueDictionary()
         """Held by the frames that lead to them."""
 
-    def writer(self, request: InferRequest) -> Writer | None:
-        """Of what this admitted request asks for; None: its answer is encoded by itself."""
-        if request.rows != 1 or not request.model.has_batch_axis:
+    def writer(self, request: InferRequest, rows: int) -> Writer | None:
+        """Of what this request asks for; None: its answer is encoded by itself."""
+        if rows != 1 or not request.model.has_batch_axis:
             return None
         forms = tuple(output_forms(request, request.model))
         # Texts have no fixed length; the names of columns are a matter of the general path.
@@ -224,9 +232,10 @@ class Answers:
             spec = self.outputs[number]
             if binary and (not spec.datatype.size or spec.keys is not None):
                 return None
-        writer = self._writers.get(forms)
+        told = request.columns is not None
+        writer = self._writers.get((forms, told))
         if writer is None:
             if len(self._writers) >= MAX_WRITERS:
                 return None
-            writer = self._writers[forms] = Writer(self, forms)
+            writer = self._writers[forms, told] = Writer(self, forms, told=told)
         return writer

@@ -23,7 +23,7 @@ import msgspec
 from serving.runtime.codec_json import parse_request
 from serving.runtime.datatypes import DATATYPES, packer
 from serving.runtime.fastanswer import Answers, Writer
-from serving.runtime.messages import InferRequest, Reply, RequestedOutput, Tensor
+from serving.runtime.messages import InferRequest, Reply, RequestedOutput, Tensor, columns_of
 from serving.runtime.model import Model
 from slipway.errors import InvalidRequest, SlipwayError
 
@@ -53,6 +53,7 @@ _IDENTITY = re.compile(rb'\{"id": ?"([A-Za-z0-9_.:/+=-]{1,128})"')
 """No backslash, nothing that is not ASCII: what stands in the JSON text is what it means."""
 _UNREADABLE = (msgspec.MsgspecError, struct.error, OverflowError, UnicodeDecodeError)
 _PROBE = "another-id"
+_ONE_ROW = ((1,), (1, 1))
 _SALT = secrets.randbelow(1 << 40)
 """What is put into the gaps of a frame to prove it must not stand in the message already."""
 
@@ -66,6 +67,8 @@ class _Meaning(msgspec.Struct, frozen=True):
     """For a single row: of the answer that it asks for."""
     outputs: list[RequestedOutput] | None
     parameters: dict[str, Any] | None
+    columns: bool
+    """Its tensors are columns of one row, whose features have to be read."""
 
 
 class Quick(msgspec.Struct, frozen=True):
@@ -269,6 +272,8 @@ class FastReader:
             request.outputs = meaning.outputs
         if meaning.parameters is not None:
             request.parameters = meaning.parameters
+        if meaning.columns:
+            request.columns = columns_of(request)
         return request
 
     def _read_binary(
@@ -308,7 +313,10 @@ class FastReader:
     # -- learning ----------------------------------------------------------------------------------
 
     def learn(self, body: bytes, json_length: int | None, request: InferRequest) -> None:
-        """Remember the frame of a body that the general path has read and admitted."""
+        """Remember the frame of a body that the general path has read and admitted, or reads features for."""
+        columns = request.columns is not None
+        if columns and any(tensor.shape not in _ONE_ROW for tensor in request.inputs):
+            return
         cut = 0
         if request.id:
             match = _IDENTITY.match(body)
@@ -317,13 +325,13 @@ class FastReader:
             cut = match.end(1)
         if (len(body) if json_length is None else json_length) > MAX_LEARNT:
             return
-        meaning = _Meaning(
-            request.rows, request.key, self.answers.writer(request), request.outputs, request.parameters
-        )
+        rows = 1 if columns else request.rows
+        writer = self.answers.writer(request, rows)
+        meaning = _Meaning(rows, request.key, writer, request.outputs, request.parameters, columns)
         try:
             if json_length is None:
                 self._learn_json(body, cut, request, meaning)
-            else:
+            elif not columns:
                 self._learn_binary(body, json_length, cut, request, meaning)
         except (SlipwayError, ValueError, *_UNREADABLE):
             return  # it reads otherwise than it seemed
@@ -395,7 +403,9 @@ class FastReader:
 
 
 def _quick(meaning: _Meaning, shape: tuple[int, ...]) -> Quick | None:
-    return None if meaning.writer is None else Quick(meaning.writer, meaning.key, shape)
+    if meaning.writer is None or meaning.columns:
+        return None
+    return Quick(meaning.writer, meaning.key, shape)
 
 
 class _Misread(InvalidRequest):

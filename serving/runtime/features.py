@@ -9,16 +9,14 @@ with the parameter `return_features` says of every column what went into the gra
 from __future__ import annotations
 
 import asyncio
-from functools import cache
+from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-import numpy as np
 
-from serving.runtime.datatypes import DATATYPES
 from serving.runtime.messages import InferRequest, Tensor
-from serving.runtime.model import Model
+from serving.runtime.model import Model, TensorSpec
 from slipway.contract import FeatureService
 from slipway.errors import (
     DeadlineExceeded,
@@ -29,13 +27,15 @@ from slipway.errors import (
     ServingError,
     SlipwayError,
 )
+from slipway.features.answer import Answer, Row, Status
 
 if TYPE_CHECKING:
     from serving.runtime.engine import Engine
-    from slipway.features.lookup import Answer, FeatureLookup
+    from slipway.features.lookup import FeatureLookup
 
 
 RETURN_FEATURES = "return_features"
+_STATUSES = tuple(status.name.lower() for status in Status)
 
 
 class FeatureStoreDown(ServingError):
@@ -48,6 +48,8 @@ class FeatureJoiner:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._tasks: set[asyncio.Task[None]] = set()
+        self._asked = 0
+        """Single rows that wait for the store."""
         self._reader: Any = None
         self._settings: Any = None
         engine.on_load(self._adopt)
@@ -79,64 +81,115 @@ class FeatureJoiner:
         if self._reader is not None:
             await self._reader.close()
 
-    @property
-    def busy(self) -> bool:
-        return bool(self._tasks)
-
     def join(self, request: InferRequest) -> None:
         """Read the features of a request's columns, then submit it with tensors."""
-        if len(self._tasks) >= self._engine.config.max_queue:
-            raise Overloaded(
-                f"{len(self._tasks)} feature lookups are waiting already", where=f"model {request.model.name}"
-            )
-        request.decoded = perf_counter() - request.arrived
-        task = self._engine.loop.create_task(self._join(request))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _join(self, request: InferRequest) -> None:
-        try:
-            await self._read(request)
-        except SlipwayError as error:
-            failure: SlipwayError = error
-            if isinstance(error, OnlineStoreUnavailable):
-                request.model.extras["statistics"].store_failures += 1
-                failure = FeatureStoreDown(error.what, where=error.where, fix=error.fix)
-            if not request.cancelled:
-                request.reply(request, failure)
-        except Exception as error:
-            if not request.cancelled:
-                request.reply(request, ModelFailed(f"the feature lookup failed: {error!r}"))
-
-    async def _read(self, request: InferRequest) -> None:
         model, columns = request.model, request.columns
         lookup = model.lookup
         if columns is None or lookup is None:
             raise InvalidRequest("the request has no columns", where=f"model {model.name}")
+        waiting = self._asked + len(self._tasks)
+        if waiting >= self._engine.config.max_queue:
+            raise Overloaded(f"{waiting} feature lookups are waiting already", where=f"model {model.name}")
         rows = _rows(columns)
-        known = {*lookup.entity_columns, *lookup.request_columns}
-        unknown = [name for name in columns if name not in known]
-        if unknown:
-            raise InvalidRequest(
-                f"the model has no column {', '.join(map(repr, unknown))}",
-                where=f"model {model.name}",
-                fix=f"its columns are {', '.join(sorted(known))}",
-            )
+        _refuse_unknown(columns, lookup, model)
         began = perf_counter()
-        answer = await lookup.read(columns, rows=rows)
-        took = perf_counter() - began
+        request.decoded = began - request.arrived
+        if rows == 1 and lookup.views and not _returns_features(request):
+            receive = partial(self._receive, request, lookup, began)
+            self._asked += 1
+            try:
+                if lookup.ask_row(columns, receive):
+                    return
+            except BaseException:
+                self._asked -= 1
+                raise
+            self._asked -= 1
+        task = self._engine.loop.create_task(self._join(request, lookup, columns, rows, began))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _receive(
+        self,
+        request: InferRequest,
+        lookup: FeatureLookup,
+        began: float,
+        found: Row | Answer | Exception,
+        alone: bool,
+    ) -> None:
+        """What became of a single row."""
+        self._asked -= 1
+        try:
+            self._go_on(request, lookup, found, began, alone)
+        except Exception as error:
+            self._fail(request, error)
+
+    async def _join(
+        self,
+        request: InferRequest,
+        lookup: FeatureLookup,
+        columns: dict[str, Any],
+        rows: int,
+        began: float,
+    ) -> None:
+        try:
+            answer = await lookup.read(columns, rows=rows)
+            self._go_on(request, lookup, answer, began, False)
+        except Exception as error:
+            self._fail(request, error)
+
+    def _fail(self, request: InferRequest, error: Exception) -> None:
+        if isinstance(error, OnlineStoreUnavailable):
+            request.model.extras["statistics"].store_failures += 1
+            error = FeatureStoreDown(error.what, where=error.where, fix=error.fix)
+        elif not isinstance(error, SlipwayError):
+            error = ModelFailed(f"the feature lookup failed: {error!r}")
+        if not request.cancelled:
+            request.reply(request, error)
+
+    def _go_on(
+        self,
+        request: InferRequest,
+        lookup: FeatureLookup,
+        found: Row | Answer | Exception,
+        began: float,
+        alone: bool,
+    ) -> None:
+        """With what was found in place of the columns."""
+        if isinstance(found, Exception):
+            raise found
+        model = request.model
+        now = perf_counter()
+        model.extras["statistics"].feature_seconds.append(now - began)
         if request.cancelled:
             return
-        if request.deadline is not None and perf_counter() > request.deadline:
+        if request.deadline is not None and now > request.deadline:
             raise DeadlineExceeded(
                 "the deadline passed while features were read", where=f"model {model.name}"
             )
-        request.features = _freshness(lookup, answer, model, took)
-        if request.parameters is not None and request.parameters.get(RETURN_FEATURES) is True:
-            request.features["features"] = _fed(lookup, answer)
+        request.features = _freshness(lookup, found, model)
+        if _returns_features(request) and isinstance(found, Answer):
+            request.features["features"] = _fed(lookup, found)
         request.columns = None
-        request.inputs = [_tensor(spec.name, spec.datatype.name, answer) for spec in model.inputs]
-        self._engine.submit(request)
+        request.inputs = [_tensor(spec, found) for spec in model.inputs]
+        model.admit(request)
+        if alone:
+            model.lane.submit_or_run(request)
+        else:
+            model.lane.submit(request)
+
+
+def _returns_features(request: InferRequest) -> bool:
+    return request.parameters is not None and request.parameters.get(RETURN_FEATURES) is True
+
+
+def _refuse_unknown(columns: dict[str, Any], lookup: FeatureLookup, model: Model) -> None:
+    unknown = columns.keys() - lookup.known_columns
+    if unknown:
+        raise InvalidRequest(
+            f"the model has no column {', '.join([repr(name) for name in columns if name in unknown])}",
+            where=f"model {model.name}",
+            fix=f"its columns are {', '.join(sorted(lookup.known_columns))}",
+        )
 
 
 def _rows(columns: dict[str, Any]) -> int:
@@ -151,43 +204,31 @@ def _rows(columns: dict[str, Any]) -> int:
     return rows
 
 
-def _tensor(name: str, datatype: str, answer: Answer) -> Tensor:
-    array = answer.tensors[name]
-    kind = DATATYPES[datatype]
+def _tensor(spec: TensorSpec, found: Row | Answer) -> Tensor:
+    array = found.tensors[spec.name]
+    kind = spec.datatype
     if kind.size == 0:
-        return Tensor(name, datatype, array.shape, array.ravel().tolist())
-    return Tensor(name, datatype, array.shape, np.ascontiguousarray(array, kind.numpy).tobytes())
+        return Tensor(spec.name, kind.name, array.shape, array.ravel().tolist())
+    return Tensor(spec.name, kind.name, array.shape, array.astype(kind.numpy, copy=False).tobytes())
 
 
-@cache
-def _statuses() -> tuple[str, ...]:
-    """Names by the numbers in `Answer.status`."""
-    from slipway.features.lookup import Status
-
-    return tuple(Status(number).name.lower() for number in range(len(Status)))
-
-
-def _freshness(lookup: FeatureLookup, answer: Answer, model: Model, took: float) -> dict[str, Any]:
+def _freshness(lookup: FeatureLookup, found: Row | Answer, model: Model) -> dict[str, Any]:
     """What the answer says about its features, as protocol parameters (plain values only)."""
     statistics = model.extras["statistics"]
-    statistics.feature_seconds.append(took)
     told: dict[str, Any] = {}
-    # np.unique and the enumeration's look-up by value took 100 us of a request of 600.
-    statuses = _statuses()
-    counts = np.bincount(answer.status.ravel(), minlength=len(statuses)).tolist()
+    counts = found.counts()
     defaults = 0
-    for name, count in zip(statuses, counts, strict=True):
+    for name, count in zip(_STATUSES, counts, strict=True):
         if count:
             statistics.feature_status[name] += count
             if name != "present":
                 defaults += count
     if lookup.views:
         told["feature_defaults"] = defaults
-        if counts[statuses.index("unavailable")]:
+        if counts[Status.UNAVAILABLE]:
             told["feature_store"] = "unavailable"
             statistics.store_failures += 1
-        oldest = answer.age[0] if len(answer.age) == 1 else np.fmax.reduce(answer.age, axis=0)
-        for view, age in zip(lookup.views, oldest.tolist(), strict=True):
+        for view, age in zip(lookup.views, found.oldest(), strict=True):
             if age == age:
                 told[f"feature_age.{view}"] = round(age, 3)
                 statistics.feature_age[view] = age
@@ -198,30 +239,9 @@ def _fed(lookup: FeatureLookup, answer: Answer) -> str:
     """Of each column what went into the graph, row by row, and the state of its feature; null where it went
     in as NaN. A protocol's parameter is a plain value, so this is JSON in a string.
     """
-    from slipway.features.lookup import Status
-
-    names = [Status(code).name.lower() for code in range(len(Status))]
     told: dict[str, Any] = {}
     tensors = [array.reshape(len(answer.status), -1) for array in answer.tensors.values()]
     values = [column for tensor in tensors for column in tensor.T]
     for column, found, states in zip(lookup.columns, values, answer.status.T, strict=True):
-        told[column] = {"values": found.tolist(), "status": [names[code] for code in states.tolist()]}
+        told[column] = {"values": found.tolist(), "status": [_STATUSES[code] for code in states.tolist()]}
     return msgspec.json.encode(told).decode()
-
-
-def columns_of(request: InferRequest) -> dict[str, Any]:
-    """The columns of a v2 request: its inputs, each of shape [n] or [n, 1]."""
-    columns: dict[str, Any] = {}
-    for tensor in request.inputs:
-        if len(tensor.shape) not in (1, 2) or (len(tensor.shape) == 2 and tensor.shape[1] != 1):
-            raise InvalidRequest(
-                f"column of shape {list(tensor.shape)}, a column has [n] or [n, 1]",
-                where=f"input {tensor.name!r}",
-            )
-        if tensor.name in columns:
-            raise InvalidRequest(f"column {tensor.name!r} is there twice")
-        kind = DATATYPES[tensor.datatype]
-        columns[tensor.name] = (
-            tensor.data if kind.size == 0 else np.frombuffer(tensor.data, kind.numpy)  # type: ignore[arg-type]
-        )
-    return columns

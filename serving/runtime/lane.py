@@ -14,6 +14,7 @@ from concurrent.futures import Executor
 from time import perf_counter
 from typing import Any
 
+from serving.runtime.bound import MAX_ROWS
 from serving.runtime.messages import Batch, InferRequest, InferResponse
 from serving.runtime.model import Model
 from slipway.errors import DeadlineExceeded, ModelFailed, Overloaded, ServingError, SlipwayError
@@ -99,7 +100,7 @@ class Lane:
             and self._behaviour.predict(request.rows) <= INLINE_SECONDS
         ):
             request.submitted = perf_counter()
-            for requests, outcome in run_group([request], request.rows):
+            for requests, outcome in _run_here([request], request.rows):
                 self._deliver(requests, outcome)
             self._ended = perf_counter()
             return
@@ -146,7 +147,7 @@ class Lane:
             if behaviour.base_seconds + behaviour.row_seconds * rows > INLINE_SECONDS:
                 self._start_thread(group, rows)
                 continue
-            for requests, outcome in run_group(group, rows):
+            for requests, outcome in _run_here(group, rows):
                 self._deliver(requests, outcome)
             self._lone = len(group) == 1
             if queue and perf_counter() - began > TICK_SECONDS:
@@ -223,6 +224,27 @@ class Lane:
                 request.reply(request, InferResponse(request, outcome, start, stop))
             start = stop
         self.observer(requests[0].model, requests, outcome)
+
+
+def _run_here(group: list[InferRequest], rows: int) -> list[tuple[list[InferRequest], Batch | SlipwayError]]:
+    """As `run_group`, on the loop's thread: in bound memory where there is some."""
+    first = group[0]
+    model, key = first.model, first.key
+    runner = model.runner
+    if rows > MAX_ROWS or not runner.usable:
+        return run_group(group, rows)
+    started = perf_counter()
+    data: Any = first.inputs[0].data
+    if len(group) > 1:
+        data = b"".join([request.inputs[0].data for request in group])  # type: ignore[misc]
+    bound = runner.run(key, data, rows)
+    if bound is not None:
+        ran = perf_counter() - started
+        return [(group, Batch([bound.input], bound.arrays, rows, started, ran, borrowed=True))]
+    outcomes = run_group(group, rows)
+    if len(outcomes) == 1 and isinstance(batch := outcomes[0][1], Batch):
+        runner.learn(model, key, batch.inputs[0], batch.arrays)
+    return outcomes
 
 
 def run_group(group: list[InferRequest], rows: int) -> list[tuple[list[InferRequest], Batch | SlipwayError]]:

@@ -113,6 +113,24 @@ class InferRequest(msgspec.Struct, eq=False):
     """What the answer says of the features that were read."""
 
 
+def columns_of(request: InferRequest) -> dict[str, Any]:
+    """The columns of a v2 request: its inputs, each of shape [n] or [n, 1]."""
+    columns: dict[str, Any] = {}
+    for tensor in request.inputs:
+        if len(tensor.shape) not in (1, 2) or (len(tensor.shape) == 2 and tensor.shape[1] != 1):
+            raise InvalidRequest(
+                f"column of shape {list(tensor.shape)}, a column has [n] or [n, 1]",
+                where=f"input {tensor.name!r}",
+            )
+        if tensor.name in columns:
+            raise InvalidRequest(f"column {tensor.name!r} is there twice")
+        kind = DATATYPES[tensor.datatype]
+        columns[tensor.name] = (
+            tensor.data if kind.size == 0 else np.frombuffer(tensor.data, kind.numpy)  # type: ignore[arg-type]
+        )
+    return columns
+
+
 class Batch(msgspec.Struct, eq=False):
     """The outputs of one run, shared by the requests that were in it."""
 
@@ -123,6 +141,8 @@ class Batch(msgspec.Struct, eq=False):
     ran: float
     delivering: float = 0.0
     """When the answers began to be written."""
+    borrowed: bool = False
+    """The arrays are overwritten once the answers are out: whoever keeps them copies them."""
     lists: dict[int, list[Any]] = {}
     """Outputs as flat Python values, where somebody has asked for them."""
 
@@ -147,6 +167,13 @@ class Rows(msgspec.Struct, eq=False):
     def request_id(self, place: int) -> str:
         serial = self.serial + place if isinstance(self.serial, int) else self.serial[place]
         return f"{self.prefix.decode()}{serial:x}"
+
+
+def kept(run: Batch | Rows) -> tuple[list[Any], list[Any]]:
+    """Inputs and outputs of a run, for one who keeps them."""
+    if isinstance(run, Batch) and not run.borrowed:
+        return run.inputs, run.arrays
+    return [array.copy() for array in run.inputs], [array.copy() for array in run.arrays]
 
 
 class InferResponse:

@@ -17,6 +17,7 @@ from slipway.contract import ModelContract
 from slipway.errors import ContractMismatch, InvalidRequest, ModelFailed
 
 if TYPE_CHECKING:
+    from serving.runtime.bound import Runner
     from serving.runtime.express import Express
     from serving.runtime.lane import Lane
     from slipway.features.lookup import FeatureLookup
@@ -59,6 +60,8 @@ class Model:
 
     lane: Lane
     """Its queue; given by the engine."""
+    runner: Runner
+    """Runs of few rows on the loop; given by the engine."""
     express: Express | None = None
     """Answers single rows over REST, where they are quick."""
     lookup: FeatureLookup | None = None

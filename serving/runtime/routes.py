@@ -207,7 +207,10 @@ class Routes:
                 request.trace, request.request_id = head.trace, head.request_id
             if not head.keep_alive or head.extra or not self._bulk:
                 request.bulk = None
-            model.lane.submit_or_run(request)
+            if request.columns is None:
+                model.lane.submit_or_run(request)
+            else:
+                self.engine.features.join(request)
             return
         self._infer_generally(exchange, model)
 
@@ -224,7 +227,8 @@ class Routes:
         if request.parameters is not None:
             self._limit(exchange, request, timeout_of(request.parameters))
         self.engine.submit(request)
-        if request.deadline is None and request.columns is None and not exchange.head.encoding:
+        read = request.columns is None and request.features is not None
+        if request.deadline is None and not read and not exchange.head.encoding:
             model.extras["reader"].learn(exchange.body, head.json_length, request)
         exchange.body = b""
 

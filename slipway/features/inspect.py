@@ -10,7 +10,8 @@ import msgspec
 
 from slipway.contract import FeatureService
 from slipway.errors import FeatureError, InvalidRequest
-from slipway.features.lookup import FeatureLookup, Status
+from slipway.features.answer import Status
+from slipway.features.lookup import FeatureLookup
 from slipway.features.service import describe_service, describe_view, entity_types
 from slipway.features.store import open_store
 from slipway.settings import Settings

@@ -14,46 +14,30 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from enum import IntEnum
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from slipway.clock import parse_clock
-from slipway.contract import Column, FeatureService, ModelContract, TensorInput, View
-from slipway.errors import ContractError, InvalidRequest, OnlineStoreUnavailable
+from slipway.contract import Column, FeatureService, ModelContract, TensorInput
+from slipway.errors import ContractError, FeatureError, InvalidRequest, OnlineStoreUnavailable
+from slipway.features.answer import Answer, Row, Status
 from slipway.features.blocking import BlockingReader
-from slipway.features.keys import KeyMaker
 from slipway.features.packing import BINARIES, SLOTS, TEXTS, Packing, is_message, item_type, unpack_items
+from slipway.features.plan import Target, ViewPlan
 from slipway.features.readers import ClusterReader, NodeReader, open_reader
+from slipway.features.row import RowFiller
+from slipway.features.wire import Reply
 from slipway.settings import Settings
 
 Values = Mapping[str, Sequence[Any] | npt.NDArray[Any]]
 
 
-class Status(IntEnum):
-    PRESENT = 0
-    NULL = 1
-    """The entity is known, this value of it is null."""
-    NOT_FOUND = 2
-    STALE = 3
-    """Older than the view's TTL."""
-    UNREADABLE = 4
-    """Written under another schema than the one that the model knows, or damaged."""
-    UNAVAILABLE = 5
-    """The store did not answer, and the service says to go on with defaults."""
-
-
-@dataclass(slots=True)
-class Answer:
-    tensors: dict[str, npt.NDArray[Any]]
-    status: npt.NDArray[np.uint8]
-    age: npt.NDArray[np.float64]
-
-
+ReceiveRow = Callable[[Row | Answer | Exception, bool], None]
+"""Called with the answer, and whether nobody else was asking at that time."""
 _NUMPY: Mapping[str, Any] = {
     "BOOL": np.bool_,
     "UINT8": np.uint8,
@@ -82,88 +66,6 @@ _TAKES: Mapping[str, frozenset[str]] = {
 """Which feature types each tensor type holds without a surprise; floats take all numbers, rounding."""
 
 
-class _Target:
-    """One tensor of the answer."""
-
-    def __init__(self, name: str, dtype: Any, columns: Sequence[Column], *, flat: bool, empty: Any) -> None:
-        self.name = name
-        self.dtype = np.dtype(dtype)
-        self.flat = flat
-        defaults = [empty if column.default is None else column.default for column in columns]
-        self.defaults = np.empty(len(columns), self.dtype)
-        self.defaults[:] = defaults
-
-    def blank(self, rows: int) -> npt.NDArray[Any]:
-        return np.empty((rows, len(self.defaults)), self.dtype)
-
-
-class _Block:
-    """Columns that one group of a view's records fills at once."""
-
-    def __init__(self, target: int, code: str, count: int, offset: int) -> None:
-        self.target = target
-        self.code = code
-        self.dtype = np.dtype(code)
-        self.count = count
-        """Of this group in the record, which begins at `offset` of the blob."""
-        self.offset = offset
-        self.source: list[int] = []
-        self.place: list[int] = []
-        self.to: Any = None
-        self.take: Any = None
-
-    def seal(self) -> None:
-        self.to, self.take = _index(self.place), _index(self.source)
-
-
-def _index(at: list[int]) -> Any:
-    """A slice where that is the same: numpy copies slices, but gathers lists."""
-    if at == list(range(at[0], at[0] + len(at))):
-        return slice(at[0], at[0] + len(at))
-    return np.array(at)
-
-
-class _ViewPlan:
-    def __init__(self, project: str, view: View) -> None:
-        self.name = view.name
-        stored = view.source or view.name
-        self.keys = KeyMaker(project, stored, view.join_keys, view.key_types)
-        fields = [(field.name, field.dtype) for field in view.fields]
-        self.packing = Packing(fields, view.key_types, where=f"view {stored}")
-        self.ttl = round(view.ttl_seconds * 1e6)
-        self.blocks: dict[tuple[int, str], _Block] = {}
-        self.heaps: list[tuple[int, int, str]] = []
-        """(target, place in it, field) of columns that are not numbers."""
-        self.columns: list[int] = []
-        self.bits: list[int] = []
-        self.places: list[tuple[int, int]] = []
-
-    def add(self, column: int, target: int, place: int, field: str) -> None:
-        self.columns.append(column)
-        self.bits.append(self.packing.bit[field])
-        self.places.append((target, place))
-        if field in self.packing.place:
-            code, at = self.packing.place[field]
-            if (target, code) not in self.blocks:
-                offset = self.packing.offsets[code]
-                self.blocks[target, code] = _Block(target, code, len(self.packing.slots[code]), offset)
-            block = self.blocks[target, code]
-            block.source.append(at)
-            block.place.append(place)
-        else:
-            self.heaps.append((target, place, field))
-
-    def seal(self) -> None:
-        for block in self.blocks.values():
-            block.seal()
-        self.to = _index(self.columns) if self.columns else slice(0, 0)
-        self.by_target: list[tuple[int, Any, Any]] = []
-        """(target, its columns, which of this view's columns they are)."""
-        for target in sorted({target for target, _ in self.places}):
-            mine = [at for at, (owner, _) in enumerate(self.places) if owner == target]
-            self.by_target.append((target, _index([self.places[at][1] for at in mine]), _index(mine)))
-
-
 class FeatureLookup:
     """Compiled for one service and one set of inputs; serves any number of requests at once."""
 
@@ -176,8 +78,8 @@ class FeatureLookup:
         self.service = service
         self._settings = settings
         self._fixed_now = parse_clock(settings.features.clock)
-        self._plans = [_ViewPlan(service.project, view) for view in service.views]
-        self._targets: list[_Target] = []
+        self._plans = [ViewPlan(service.project, view) for view in service.views]
+        self._targets: list[Target] = []
         self._requested: list[tuple[int, int, int, Column]] = []
         self.columns: tuple[str, ...] = tuple(column.name for tensor in inputs for column in tensor.columns)
         self.views: tuple[str, ...] = tuple(view.name for view in service.views)
@@ -187,6 +89,7 @@ class FeatureLookup:
         self.request_columns: tuple[str, ...] = tuple(
             dict.fromkeys(column.name for *_, column in self._requested)
         )
+        self.known_columns = frozenset((*self.entity_columns, *self.request_columns))
         self._readers: dict[asyncio.AbstractEventLoop, NodeReader | ClusterReader] = {}
         self._blocking: BlockingReader | None = None
 
@@ -213,11 +116,12 @@ class FeatureLookup:
                 name = f"{view.name}__{field}"
                 natural = SLOTS.get(dtype, "O")
                 empty: Any = np.nan if dtype.startswith("Float") else 0 if dtype in SLOTS else None
-                lookup._targets.append(_Target(name, natural, [Column(name)], flat=True, empty=empty))
+                lookup._targets.append(Target(name, natural, [Column(name)], flat=True, empty=empty))
                 plan.add(len(names), len(lookup._targets) - 1, 0, field)
                 names.append(name)
             plan.seal()
         lookup.columns = tuple(names)
+        lookup._filler = RowFiller(lookup._plans, lookup._targets)
         return lookup
 
     async def read(self, values: Values, *, rows: int | None = None) -> Answer:
@@ -230,6 +134,15 @@ class FeatureLookup:
                 raise
             return self._answer(values, count, keys, None)
         return self._answer(values, count, keys, replies)
+
+    def ask_row(self, values: Values, receive: ReceiveRow) -> bool:
+        """As `read` of one row, without a task. False: it is for `read`."""
+        reader = self.reader()
+        _, keys = self._prepare(values, 1)
+        if not isinstance(reader, NodeReader) or None in keys or not keys:
+            return False
+        reader.ask_for(keys, partial(self._answer_row, values, keys, receive))  # type: ignore[arg-type]
+        return True
 
     def read_now(self, values: Values, *, rows: int | None = None) -> Answer:
         """The same without an event loop."""
@@ -297,10 +210,11 @@ class FeatureLookup:
                 column_number += 1
             empty: Any = "" if tensor.dtype == "BYTES" else np.nan if tensor.dtype in _FLOATS else 0
             self._targets.append(
-                _Target(tensor.name, _NUMPY[tensor.dtype], tensor.columns, flat=flat, empty=empty)
+                Target(tensor.name, _NUMPY[tensor.dtype], tensor.columns, flat=flat, empty=empty)
             )
         for plan in self._plans:
             plan.seal()
+        self._filler = RowFiller(self._plans, self._targets)
 
     def _refuse(self, tensor: TensorInput, column: Column, dtype: str) -> None:
         if dtype not in _TAKES.get(tensor.dtype, frozenset()):
@@ -339,6 +253,45 @@ class FeatureLookup:
             keys += plan.keys.make(values, count)
         return count, keys
 
+    def _now(self) -> int:
+        return round((time.time() if self._fixed_now is None else self._fixed_now) * 1e6)
+
+    def _answer_row(
+        self,
+        values: Values,
+        keys: Sequence[bytes | None],
+        receive: ReceiveRow,
+        replies: list[Reply] | FeatureError,
+        alone: bool,
+    ) -> None:
+        found: Row | Answer | Exception
+        try:
+            if isinstance(replies, list):
+                found = self._row(values, replies) or self._answer(values, 1, keys, replies)
+            elif isinstance(replies, OnlineStoreUnavailable) and self.service.on_unavailable != "fail":
+                found = self._answer(values, 1, keys, None)
+            else:
+                found = replies
+        except Exception as error:
+            found = error
+        receive(found, alone)
+
+    def _row(self, values: Values, replies: list[Reply]) -> Row | None:
+        filled = self._filler.fill(replies, self._now())
+        if filled is None:
+            return None
+        tensors, counts, ages = filled
+        for _, target, place, column in self._requested:
+            if self._fill_requested(values, tensors, target, place, column):
+                return None
+        return Row(self._name(tensors), counts, ages)
+
+    def _name(self, tensors: list[npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
+        return {
+            target.name: tensor[:, 0] if target.flat else tensor
+            for target, tensor in zip(self._targets, tensors, strict=True)
+        }
+
     def _answer(
         self, values: Values, rows: int, keys: Sequence[bytes | None], replies: Sequence[bytes | None] | None
     ) -> Answer:
@@ -351,21 +304,19 @@ class FeatureLookup:
             if len(replies) != len(keys):
                 left = iter(replies)
                 replies = [None if key is None else next(left) for key in keys]
-            now = round((time.time() if self._fixed_now is None else self._fixed_now) * 1e6)
+            now = self._now()
             for number, plan in enumerate(self._plans):
                 blobs = replies[number * rows : (number + 1) * rows]
                 self._fill(plan, blobs, tensors, status, age[:, number], now)
         for column_number, target, place, column in self._requested:
-            self._fill_requested(values, tensors, status, column_number, target, place, column)
-        named = {
-            target.name: tensor[:, 0] if target.flat else tensor
-            for target, tensor in zip(self._targets, tensors, strict=True)
-        }
-        return Answer(named, status, age)
+            missing = self._fill_requested(values, tensors, target, place, column)
+            if missing:
+                status[missing, column_number] = Status.NULL
+        return Answer(self._name(tensors), status, age)
 
     def _fill(
         self,
-        plan: _ViewPlan,
+        plan: ViewPlan,
         blobs: Sequence[bytes | None],
         tensors: list[npt.NDArray[Any]],
         status: npt.NDArray[np.uint8],
@@ -412,7 +363,7 @@ class FeatureLookup:
 
     def _fill_few(
         self,
-        plan: _ViewPlan,
+        plan: ViewPlan,
         blobs: Sequence[bytes | None],
         tensors: list[npt.NDArray[Any]],
         age: npt.NDArray[np.float64],
@@ -463,17 +414,16 @@ class FeatureLookup:
         self,
         values: Values,
         tensors: list[npt.NDArray[Any]],
-        status: npt.NDArray[np.uint8],
-        column_number: int,
         target: int,
         place: int,
         column: Column,
-    ) -> None:
+    ) -> list[int]:
+        """The rows that bring no value."""
         given = values[column.name]
         tensor = tensors[target]
         if isinstance(given, np.ndarray) and given.dtype == tensor.dtype and given.dtype != np.object_:
             tensor[:, place] = given
-            return
+            return []
         try:
             if tensor.dtype == np.object_:
                 given = [item.decode() if isinstance(item, bytes) else item for item in given]
@@ -481,9 +431,9 @@ class FeatureLookup:
             if missing:
                 default = self._targets[target].defaults[place]
                 given = [default if item is None else item for item in given]
-                status[missing, column_number] = Status.NULL
             tensor[:, place] = given
         except (TypeError, ValueError, OverflowError) as error:
             raise InvalidRequest(
                 f"column {column.name!r} does not fit {tensor.dtype}: {error}", where="feature lookup"
             ) from error
+        return missing

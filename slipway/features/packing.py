@@ -180,11 +180,18 @@ class Packing:
         """When the values of a blob without a heap became known, if it is of this schema and has no nulls.
         Nearly all are, and for a few of them no table need be made: a lookup of one row takes half as long.
         """
-        if blob is None or len(blob) != self.width or self.heap_fields or blob[:8] != self._digest_bytes:
+        found = self.head(blob) if blob is not None else None
+        return found[0] if found is not None and not found[1] else None
+
+    def head(self, blob: bytes) -> tuple[int, int] | None:
+        """When the values of a blob without a heap became known, and a bit for each that is null; None: it
+        has a heap, is of another schema, or is damaged.
+        """
+        if len(blob) != self.width or self.heap_fields or blob[:8] != self._digest_bytes:
             return None
-        if blob[self._nulls_at] != self._no_nulls:
-            return None
-        return int.from_bytes(blob[8:16], "little", signed=True)
+        nulls = blob[self._nulls_at]
+        event = int.from_bytes(blob[8:16], "little", signed=True)
+        return event, 0 if nulls == self._no_nulls else int.from_bytes(nulls, "little")
 
     def clean_rows(self, blobs: Sequence[bytes | None]) -> list[tuple[int, tuple[Any, ...]]] | None:
         """Event time and values, in `order`, of each blob, if they all are such as `clean_event` takes."""

@@ -24,7 +24,8 @@ import numpy as np
 from slipway.clock import now
 from slipway.contract import FeatureService, GateResult, Verdict, View
 from slipway.errors import FeatureSchemaError
-from slipway.features.lookup import FeatureLookup, Status
+from slipway.features.answer import Status
+from slipway.features.lookup import FeatureLookup
 from slipway.features.packing import is_message
 from slipway.features.service import describe_service, describe_view
 from slipway.features.store import open_store

@@ -10,7 +10,9 @@ import asyncio
 import contextlib
 import ssl
 from collections import defaultdict, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from time import monotonic
 from typing import Any
 
 from slipway.errors import FeatureError, OnlineStoreUnavailable
@@ -19,25 +21,36 @@ from slipway.features.wire import Address, Reply, ServerRefused
 
 PAUSES = (0.0, 0.05, 0.1, 0.2, 0.5)
 
+Receive = Callable[[list[Reply] | FeatureError, bool], None]
+"""Called with the values or why there are none, and whether the one who asked was alone in his MGET."""
+
 
 class _Batch:
     """Commands under way together: how many answers they have, and who waits for them."""
 
-    __slots__ = ("future", "parts", "replies", "timer", "wanted")
+    __slots__ = ("future", "parts", "replies", "sent", "wanted")
 
     def __init__(self, wanted: int, future: asyncio.Future[list[Any]] | None = None) -> None:
         self.wanted = wanted
         self.replies: list[Any] = []
         self.future = future
-        self.parts: list[tuple[asyncio.Future[list[Reply]], int]] = []
-        self.timer: asyncio.TimerHandle | None = None
+        self.parts: list[tuple[Receive, int]] = []
+        self.sent = 0.0
 
     def fail(self, error: FeatureError) -> None:
-        if self.timer is not None:
-            self.timer.cancel()
-        for future in (self.future, *(part[0] for part in self.parts)):
-            if future is not None and not future.done():
-                future.set_exception(error)
+        if self.future is not None and not self.future.done():
+            self.future.set_exception(error)
+        for receive, _ in self.parts:
+            receive(wire.again(error), False)
+
+
+def _settle(future: asyncio.Future[list[Reply]], found: list[Reply] | FeatureError, alone: bool) -> None:
+    if future.done():
+        return
+    if isinstance(found, list):
+        future.set_result(found)
+    else:
+        future.set_exception(found)
 
 
 class _Connection(asyncio.Protocol):
@@ -83,8 +96,12 @@ class NodeReader:
         self._single_keys = single_keys
         self._loop = asyncio.get_running_loop()
         self._connection: _Connection | None = None
-        self._pending: list[tuple[Sequence[bytes], asyncio.Future[list[Reply]]]] = []
+        self._pending: list[tuple[Sequence[bytes], Receive]] = []
         self._scheduled = False
+        self._alone = True
+        """The last command was for one who asked."""
+        self._timer: asyncio.TimerHandle | None = None
+        """Of the oldest command under way: one for all, because a timer of its own costs each 5 us."""
         self._probe: asyncio.Task[None] | None = None
         self._failure: OnlineStoreUnavailable | None = None
         self._context: ssl.SSLContext | None = None
@@ -92,16 +109,29 @@ class NodeReader:
     def fetch(self, keys: Sequence[bytes]) -> asyncio.Future[list[Reply]]:
         """The values of these keys, None for those that are not there. Joins what else this tick asks."""
         future: asyncio.Future[list[Reply]] = self._loop.create_future()
+        self._queue(keys, partial(_settle, future))
+        return future
+
+    def ask_for(self, keys: Sequence[bytes], receive: Receive) -> None:
+        """As `fetch`, without a future and the turn of the loop that it takes; and who comes alone, as those
+        before him did, is not kept waiting for others of his tick.
+        """
+        connection = self._connection
+        if self._alone and connection is not None and not connection.waiting and not self._pending:
+            self._send_for([(keys, receive)])
+        else:
+            self._queue(keys, receive)
+
+    def _queue(self, keys: Sequence[bytes], receive: Receive) -> None:
         if self._failure is not None:
-            future.set_exception(wire.again(self._failure))
-            return future
-        self._pending.append((keys, future))
+            receive(wire.again(self._failure), False)
+            return
+        self._pending.append((keys, receive))
         if self._connection is None:
             self._start_probe()
         elif not self._scheduled:
             self._scheduled = True
             self._loop.call_soon(self._flush)
-        return future
 
     async def ask(self, command: bytes) -> Any:
         """One other command; connects if need be."""
@@ -119,13 +149,13 @@ class NodeReader:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._probe
         self._failure = wire.unavailable(self.address, "the reader is closed")
+        if self._timer is not None:
+            self._timer.cancel()
         if self._connection is not None:
             self._connection.transport.abort()
         self._fail_pending(self._failure)
 
     def answered(self, batch: _Batch) -> None:
-        if batch.timer is not None:
-            batch.timer.cancel()
         if batch.future is not None:
             if not batch.future.done():
                 batch.future.set_result(batch.replies)
@@ -138,9 +168,9 @@ class NodeReader:
                 batch.fail(error)
                 return
         start = 0
-        for future, count in batch.parts:
-            if not future.done():
-                future.set_result(replies[start : start + count])
+        alone = len(batch.parts) == 1
+        for receive, count in batch.parts:
+            receive(replies if alone else replies[start : start + count], alone)
             start += count
 
     def lost(self, connection: _Connection, error: OnlineStoreUnavailable, *, dead: bool = True) -> None:
@@ -164,15 +194,18 @@ class NodeReader:
             self._pending = pending
             self._start_probe()
             return
+        self._alone = len(pending) == 1
+        self._send_for(pending)
+
+    def _send_for(self, pending: list[tuple[Sequence[bytes], Receive]]) -> None:
         keys: list[bytes] = []
         parts = []
-        for wanted, future in pending:
-            if not future.done():
-                keys += wanted
-                parts.append((future, len(wanted)))
+        for wanted, receive in pending:
+            keys += wanted
+            parts.append((receive, len(wanted)))
         if not keys:
-            for future, _ in parts:
-                future.set_result([])
+            for receive, _ in parts:
+                receive([], False)
             return
         if self._single_keys:
             command, wanted_replies = wire.pack_gets(keys), len(keys)
@@ -188,9 +221,21 @@ class NodeReader:
         if connection is None:
             batch.fail(wire.again(self._failure or wire.unavailable(self.address, "not connected")))
             return
-        error = wire.late(self.address, self._timeout)
-        batch.timer = self._loop.call_later(self._timeout, self.lost, connection, error)
+        batch.sent = monotonic()
         connection.send(command, batch)
+        if self._timer is None:
+            self._timer = self._loop.call_later(self._timeout, self._look_for_late)
+
+    def _look_for_late(self) -> None:
+        self._timer = None
+        connection = self._connection
+        if connection is None or not connection.waiting:
+            return
+        left = connection.waiting[0].sent + self._timeout - monotonic()
+        if left > 0:
+            self._timer = self._loop.call_later(left, self._look_for_late)
+        else:
+            self.lost(connection, wire.late(self.address, self._timeout))
 
     def _start_probe(self) -> None:
         if self._probe is None or self._probe.done():
@@ -246,9 +291,8 @@ class NodeReader:
 
     def _fail_pending(self, error: OnlineStoreUnavailable) -> None:
         pending, self._pending = self._pending, []
-        for _, future in pending:
-            if not future.done():
-                future.set_exception(wire.again(error))
+        for _, receive in pending:
+            receive(wire.again(error), False)
 
 
 class ClusterReader:

@@ -16,7 +16,8 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from slipway.contract import Column, TensorInput
-from slipway.features.lookup import FeatureLookup, Status
+from slipway.features.answer import Status
+from slipway.features.lookup import FeatureLookup
 from slipway.features.protos import value_type
 from slipway.features.service import describe_service
 from slipway.settings import Features, Online, Settings

@@ -13,8 +13,9 @@ import numpy as np
 import polars as pl
 import redis
 
+from slipway.features.answer import Status
 from slipway.features.keys import view_prefix
-from slipway.features.lookup import FeatureLookup, Status
+from slipway.features.lookup import FeatureLookup
 from slipway.features.service import describe_service
 from slipway.features.store import open_store
 from slipway.settings import load_settings

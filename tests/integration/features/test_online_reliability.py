@@ -28,8 +28,9 @@ from feast.types import Float64, Int64
 
 from slipway.contract import Column, FeatureService, TensorInput, View, ViewField
 from slipway.errors import OnlineStoreUnavailable, SettingsError
+from slipway.features.answer import Status
 from slipway.features.keys import KeyMaker
-from slipway.features.lookup import FeatureLookup, Status
+from slipway.features.lookup import FeatureLookup
 from slipway.features.packing import Packing
 from slipway.features.server import Server
 from slipway.features.wire import key_slot, parse_url

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+import socket
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -20,16 +23,25 @@ from tests.valkey import ValkeyServer
 AGE = 90.0
 
 
-def write(store: ValkeyServer, carrier: str, delay_1h: float, delay_24h: float) -> None:
-    """As materialization does."""
+def write(
+    store: ValkeyServer,
+    carrier: str,
+    delay_1h: float,
+    delay_24h: float | None,
+    *,
+    age: float = AGE,
+    cut: int = 0,
+) -> None:
+    """As materialization does; None is a null, and `cut` bytes are lost."""
     service = contract().feature_service
     assert service is not None
     (view,) = service.views
     packing = Packing([(field.name, field.dtype) for field in view.fields], view.key_types, where=view.name)
-    event = np.array([int((time.time() - AGE) * 1e6)])
+    event = np.array([int((time.time() - age) * 1e6)])
+    present = np.array([delay_24h is not None])
     columns: dict[str, Any] = {
         "delay_1h": (np.array([delay_1h], np.float32), None),
-        "delay_24h": (np.array([delay_24h], np.float32), None),
+        "delay_24h": (np.array([delay_24h or 0.0], np.float32), present),
     }
     (blob,) = packing.pack(columns, event, event)
     (key,) = KeyMaker(service.project, view.name, view.join_keys, view.key_types).make(
@@ -37,7 +49,7 @@ def write(store: ValkeyServer, carrier: str, delay_1h: float, delay_24h: float) 
     )
     assert key is not None
     with redis.Redis(port=store.port) as client:
-        client.set(key, blob)
+        client.set(key, blob[: len(blob) - cut])
 
 
 @pytest.fixture(scope="module")
@@ -138,3 +150,90 @@ def test_a_store_that_does_not_answer_is_the_contracts_decision(server: Running,
         assert time.monotonic() < until, "the store is back and the server has not noticed"
         time.sleep(0.1)
     assert ask(server, columns(["UA"], [1.0])).json()["outputs"][0]["data"] == [154.0]
+
+
+def spaced(body: dict[str, Any]) -> bytes:
+    """The same message in other bytes: no frame that was learnt fits it."""
+    return json.dumps(body, indent=int(time.monotonic() * 1e6) % 50 + 1).encode()
+
+
+ENTITIES = ["UA", "DL", "nobody", "", "wörter", 'a"]', "old", "holes", "torn"]
+
+
+def test_the_quick_way_of_single_rows_says_what_the_general_way_says(
+    server: Running, store: ValkeyServer
+) -> None:
+    write(store, "old", 1.0, 2.0, age=10 * 86400)
+    write(store, "holes", 1.0, None)
+    write(store, "torn", 1.0, 2.0, cut=3)
+    url = f"{server.url}/v2/models/lenient/infer"
+    with httpx.Client(timeout=10) as client:
+        for turn in range(3):
+            for number, carrier in enumerate(ENTITIES):
+                body = {**columns([carrier], [number + 0.1]), **({"id": f"call-{number}"} if turn else {})}
+                quick = client.post(url, content=json.dumps(body, separators=(",", ":")))
+                general = client.post(url, content=spaced(body))
+                assert (quick.status_code, general.status_code) == (200, 200), quick.text
+                one, two = quick.json(), general.json()
+                for told in (one, two):
+                    age = told["parameters"].pop("feature_age.carrier_delays", None)
+                    assert (age is None) == (carrier not in ("UA", "DL", "old", "holes"))
+                assert one == two
+                assert list(one) == list(two), "the same fields in the same order"
+                assert quick.headers["x-slipway-run-id"] == "run-1"
+
+
+def test_rows_that_come_at_once_get_their_own_features(server: Running) -> None:
+    """Some as entities and some as tensors, in one run or in several."""
+    url = f"{server.url}/v2/models/lenient/infer"
+    tensor = {"inputs": [{"name": "features", "datatype": "FP32", "shape": [1, 3], "data": [1, 2, 3]}]}
+    wanted = {"UA": 54.0, "DL": 76.0, "nobody": -21.0}
+
+    async def one(client: httpx.AsyncClient, number: int) -> None:
+        if number % 4 == 3:
+            answer = await client.post(url, json=tensor)
+            assert answer.json()["outputs"][0]["data"] == [321.0]
+            assert "feature_defaults" not in answer.json()["parameters"]
+            return
+        carrier = list(wanted)[number % 3]
+        answer = await client.post(url, json={"id": str(number), **columns([carrier], [float(number)])})
+        assert answer.json()["id"] == str(number)
+        assert answer.json()["outputs"][0]["data"] == [wanted[carrier] + 100.0 * number]
+        assert answer.json()["parameters"]["feature_defaults"] == (2 if carrier == "nobody" else 0)
+
+    async def all_of_them() -> None:
+        async with httpx.AsyncClient(timeout=20) as client:
+            for _ in range(4):
+                await asyncio.gather(*(one(client, number) for number in range(64)))
+
+    asyncio.run(all_of_them())
+
+
+def test_a_store_that_goes_in_the_middle_answers_every_row_once(server: Running, store: ValkeyServer) -> None:
+    """Asked and not answered yet: all of them get the contract's answer, none hangs, and none comes twice."""
+    body = json.dumps(columns(["UA"], [1.0])).encode()
+    request = b"POST /v2/models/%%b/infer HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n%b" % (
+        len(body),
+        body,
+    )
+    for model, status in ((b"lenient", b"200"), (b"strict", b"503")):
+        with socket.create_connection(("127.0.0.1", server.http), 10) as client:
+            store.freeze()
+            try:
+                client.sendall(request % model * 5)
+                gone = socket.create_connection(("127.0.0.1", server.http), 10)
+                gone.sendall(request % model)
+                gone.close()
+                got = b""
+                while got.count(b"HTTP/1.1 ") < 5 or not got.endswith(b"}"):
+                    got += client.recv(65536)
+            finally:
+                store.thaw()
+            assert got.count(b"HTTP/1.1 " + status) == got.count(b"HTTP/1.1 ") == 5
+            until = time.monotonic() + 10
+            while ask(server, columns(["UA"], [1.0]), "strict").status_code != 200:
+                assert time.monotonic() < until, "the store is back and the server has not noticed"
+                time.sleep(0.1)
+            client.settimeout(0.3)
+            with pytest.raises(TimeoutError):
+                client.recv(1)
