@@ -11,6 +11,7 @@ import logging
 from typing import Any, Protocol, cast
 
 from serving.runtime.http2 import codes
+from serving.runtime.http2.blocks import Blocks
 from serving.runtime.http2.codes import FRAME, WORD, ConnectionFault, ErrorCode, MalformedRequest
 from serving.runtime.http2.control import RESET_COST
 from serving.runtime.http2.hpack import Header, HeaderDecoder, Headers
@@ -58,6 +59,7 @@ class Connection(Taking, asyncio.Protocol):
         "_block",
         "_block_frames",
         "_block_stream",
+        "_blocks",
         "_decoder",
         "_heads",
         "_peers",
@@ -80,6 +82,7 @@ class Connection(Taking, asyncio.Protocol):
         self._peers = peers
         self._decoder = HeaderDecoder(limits.header_list)
         self._heads: dict[bytes, RequestHead] = {}
+        self._blocks = Blocks()
         self._bases: dict[tuple[Header, ...], RequestHead] = {}
         self._skipped: list[tuple[int, int]] = []
         self._block = bytearray()
@@ -345,7 +348,11 @@ class Connection(Taking, asyncio.Protocol):
                 self._learn_usual(head, block)
         else:
             try:
-                head = self._decode_head(block)
+                head = self._blocks.find(block)
+                if head is None:
+                    head = self._decode_head(block)
+                else:
+                    head.prepared = self._application.vary(head)
             except MalformedRequest as error:
                 log.debug("stream %d: %s", stream_id, error)
                 self._refuse(stream_id, ErrorCode.PROTOCOL_ERROR)
@@ -402,11 +409,13 @@ class Connection(Taking, asyncio.Protocol):
             if len(self._heads) >= _CACHED_BLOCKS:
                 del self._heads[next(iter(self._heads))]
             self._heads[block] = head
+            self._blocks.learn(block, head, self.limits.header_list)
         return head
 
     def _forget_heads(self) -> None:
         """The decoder's table is another: the same bytes may mean something else now."""
         self._heads.clear()
+        self._blocks.clear()
         self._usual = None
 
     def _headers_again(self, stream_id: int, ended: bool, block: bytes) -> None:

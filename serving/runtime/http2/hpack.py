@@ -223,6 +223,27 @@ def _string(block: bytes, position: int) -> tuple[bytes, int]:
     return text, end
 
 
+def plain_literals(block: bytes) -> set[int]:
+    """Where fields begin that bring their name and go into no table, in a block that was decoded before."""
+    found = set()
+    position = 0
+    while position < len(block):
+        first = block[position]
+        if first == 0:
+            found.add(position)
+        position += 1
+        mask = 0x7F if first & 0x80 else 0x3F if first & 0x40 else 0x1F if first & 0x20 else 0x0F
+        index = first & mask
+        if index == mask:
+            index, position = _integer(block, position, mask)
+        if first & 0x80 or first & 0xE0 == 0x20:
+            continue  # indexed, or the table's size
+        if not index:
+            _, position = _string(block, position)
+        _, position = _string(block, position)
+    return found
+
+
 class HeaderEncoder:
     """Puts what will be said again into the table, so that the next time it takes one byte a header."""
 

@@ -10,6 +10,7 @@ from serving.runtime.http2.hpack import Header
 from serving.runtime.http2.patterns import Pattern
 
 _NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+")
+_plain_value = re.compile(rb"[!-~]+").fullmatch
 _PSEUDO = frozenset((b":method", b":scheme", b":path", b":authority"))
 _CONNECTION_SPECIFIC = frozenset(
     (b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade")
@@ -98,6 +99,21 @@ class RequestHead:
         head.content_length = self.content_length
         head.prepared = head.pattern = None
         head.base, head.key = self, self.key
+        return head
+
+    def with_values(self, places: list[int], values: list[bytes]) -> RequestHead:
+        """As `varied`, where only these of its regular headers have other values."""
+        head = RequestHead.__new__(RequestHead)
+        head.headers = regular = self.headers.copy()
+        for place, value in zip(places, values, strict=True):
+            name = regular[place][0]
+            if _plain_value(value) is None:
+                _check_value(name, value)
+            regular[place] = (name, value)
+        head.method, head.path, head.authority = self.method, self.path, self.authority
+        head.content_length = self.content_length
+        head.prepared = head.pattern = None
+        head.base, head.key = self.base, self.key
         return head
 
 
