@@ -27,6 +27,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--fuzz-inputs", type=int, default=2000, help="how many random inputs each fuzz test tries"
     )
+    parser.addoption("--fuzz-seed", type=int, default=0, help="another number, other random inputs")
     parser.addoption("--fuzz-replay", default="", help="folder of inputs to try in place of random ones")
     parser.addoption("--soak-seconds", type=float, default=600.0, help="how long the soak lasts")
 

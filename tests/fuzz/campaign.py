@@ -2,7 +2,7 @@
 
 A failure leaves its last inputs in files, and they can be tried by themselves:
 `python -m pytest tests/fuzz -m fuzz -k TARGET --fuzz-replay .fuzz/TARGET`. The seeds are fixed, so the whole
-run can be repeated too.
+run can be repeated too; `--fuzz-seed` gives others.
 """
 
 from __future__ import annotations
@@ -24,11 +24,12 @@ GROWTH = 24 << 20
 
 
 class Campaign:
-    def __init__(self, name: str, count: int, replay: Path | None) -> None:
+    def __init__(self, name: str, count: int, replay: Path | None, seed: int = 0) -> None:
         self.name = name
         self.count = count
         self.seen = 0
         self._replay = replay
+        self._seed = seed
         self._last: deque[bytes] = deque(maxlen=GROUP)
         self._settled: int | None = None
         self._began = time.process_time()
@@ -39,7 +40,7 @@ class Campaign:
             for file in sorted(self._replay.iterdir()):
                 yield self._remember(file.read_bytes())
             return
-        for sent in inputs(seeds, self.count // share, seed):
+        for sent in inputs(seeds, self.count // share, seed + 1000 * self._seed):
             yield self._remember(sent)
 
     def _remember(self, sent: bytes) -> bytes:

@@ -118,7 +118,8 @@ def campaign(request: pytest.FixtureRequest, fuzz_inputs: int) -> Iterator[Campa
     """Every target's inputs; none may leave the process larger."""
     replay = request.config.getoption("--fuzz-replay")
     name = re.sub(r"\W+", "-", request.node.name.removeprefix("test_")).strip("-")
-    running = Campaign(name, fuzz_inputs, Path(replay) if replay else None)
+    seed = request.config.getoption("--fuzz-seed")
+    running = Campaign(name, fuzz_inputs, Path(replay) if replay else None, seed)
     request.node.stash[_CAMPAIGN] = running
     yield running
     summaries = request.config.stash.setdefault(_SUMMARIES, [])

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from serving.client.grpc_messages import infer_message
+from serving.runtime.http2.blocks import Blocks
 from serving.runtime.http2.connection import Connection
 from serving.runtime.http2.hpack import literal
 from tests.benchmarks._load_grpc import _frame, call_head
@@ -137,8 +138,17 @@ Fate = dict[int, list[tuple[int, int, Any]]]
 """By stream: kind, flags and content of each frame."""
 
 
+class _NoBlocks(Blocks):
+    def learn(self, *arguments: object) -> None:
+        """No block is known but for its values."""
+
+
 class FrameByFrame(Connection):
     __slots__ = ()
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._blocks = _NoBlocks()
 
     def expect(self, *arguments: object) -> None:
         """No patterns."""
