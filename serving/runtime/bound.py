@@ -7,6 +7,7 @@ boosting with 30 features, of which its trees take less than half. Bound once, i
 from __future__ import annotations
 
 import contextlib
+import logging
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +16,7 @@ import onnxruntime
 if TYPE_CHECKING:
     from serving.runtime.model import Model
 
+log = logging.getLogger("slipway.bound")
 MAX_ROWS = 16
 """With more rows in a run the trees are the work, and the memory would be held for nothing."""
 MAX_BYTES = 65536
@@ -85,7 +87,11 @@ class Runner:
             and len(self._bound) < MAX_BOUND
             and (rows == 1 or all(len(output) == rows for output in outputs))
         ):
-            self._bound[(key, rows)] = Bound(model, array.shape, outputs)
+            try:
+                self._bound[(key, rows)] = Bound(model, array.shape, outputs)
+            except Exception as error:
+                self.usable = False  # the answer of the run that was made is as good as ever
+                log.warning("model %s runs without bound memory: %r", model.name, error)
 
 
 def _can_be_bound(model: Model) -> bool:
@@ -93,6 +99,7 @@ def _can_be_bound(model: Model) -> bool:
     return (
         model.has_batch_axis
         and hasattr(model.session, "_sess")
+        and not model.has_containers
         and len(model.inputs) == 1
         and all(spec.datatype.size and spec.keys is None for spec in (*model.inputs, *model.outputs))
     )

@@ -106,13 +106,20 @@ class Engine:
 
     def _observe(self, model: Model, requests: list[InferRequest], batch: Batch) -> None:
         model.last_used = batch.started
-        for observer in self._observers:
-            observer(model, requests, batch)
+        try:
+            for observer in self._observers:
+                observer(model, requests, batch)
+        except Exception:
+            # The answers are out, and others wait for their turn.
+            log.exception("counting a run failed")
 
     def observe_rows(self, model: Model, rows: Rows) -> None:
         model.last_used = rows.started
-        for observer in self._row_observers:
-            observer(model, rows)
+        try:
+            for observer in self._row_observers:
+                observer(model, rows)
+        except Exception:
+            log.exception("counting a run failed")
 
     # -- the rest of the protocol ------------------------------------------------------------------
 

@@ -46,10 +46,10 @@ class Express:
         loop: asyncio.AbstractEventLoop,
         observe: Callable[[Model, Rows], None],
         *,
-        max_queue: int,
+        limit: int,
     ) -> None:
-        self.limit = min(_most_rows(model), max_queue)
-        """Rows that run at once; 0: this model is not for such requests."""
+        """`limit`: rows that run at once, at most `most_rows`."""
+        self.limit = limit
         self._row = reader.row
         self._answers: Answers = reader.answers
         self._loop = loop
@@ -200,10 +200,13 @@ class Express:
         self._answers.refuse(exchange, error)
 
 
-def _most_rows(model: Model) -> int:
-    """That run within INLINE_SECONDS, and may share a run."""
-    behaviour, spec = model.behaviour, model.inputs[0]
-    if len(model.inputs) != 1 or not spec.datatype.size or spec.datatype.kind == "b":
+def most_rows(model: Model) -> int:
+    """That run within INLINE_SECONDS, and may share a run; 0: the model is not for such requests."""
+    behaviour = model.behaviour
+    if len(model.inputs) != 1:
+        return 0
+    spec = model.inputs[0]
+    if not spec.datatype.size or spec.datatype.kind == "b":
         return 0
     if not model.has_batch_axis or behaviour.predict(1) > INLINE_SECONDS:
         return 0

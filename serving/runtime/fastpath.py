@@ -378,6 +378,8 @@ class FastReader:
             pack = packer(kind.code, count).pack if kind.code else None
             decode = _decoder(kind.kind, count) if pack is not None else _LISTS[kind.kind]
             gaps.append(_Gap(tensor.name, kind.name, tensor.shape, count, decode, pack, number))
+        if not gaps:
+            return  # a model without inputs
         texts.append(body[position:])
         _prove(texts, gaps, cut, len(request.inputs))
         if sum(map(len, texts)) > MAX_FRAME:

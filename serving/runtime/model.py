@@ -128,6 +128,11 @@ class Model:
         self.outputs = tuple(specs)
         self.output_numbers = {spec.name: number for number, spec in enumerate(specs)}
 
+    @property
+    def has_containers(self) -> bool:
+        """Some output is a sequence, which every run makes an array of anew."""
+        return bool(self._containers)
+
     # -- running -----------------------------------------------------------------------------------
 
     def run(self, feeds: dict[str, Array]) -> list[Array]:

@@ -258,7 +258,8 @@ class Repository:
             entry.loading.set_exception(failure)
             entry.loading = None
             self._index_serving(entry.place.name)
-            if isinstance(error, SlipwayError):
+            if isinstance(error, Exception):
+                # One model that cannot be had must not end the server, whatever is wrong with it.
                 raise failure from error
             raise
         self._let_go(entry)

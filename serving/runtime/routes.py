@@ -17,7 +17,7 @@ from serving.runtime.codec_json import JsonTemplate, decode_request, encode_resp
 from serving.runtime.codec_v1 import decode_predict, encode_predict
 from serving.runtime.cors import Cors
 from serving.runtime.engine import Engine
-from serving.runtime.express import Express
+from serving.runtime.express import Express, most_rows
 from serving.runtime.fastanswer import BINARY_TYPE, Answers
 from serving.runtime.fastpath import FastReader
 from serving.runtime.http1 import CLOSE, JSON_TYPE, STATUS_LINES, Connection, Exchange, Head
@@ -92,9 +92,9 @@ class Routes:
         answers = Answers(model, template, headers, self._prefix_bytes, self._serial, self.refuse)
         reader = model.extras["reader"] = FastReader(answers)
         engine = self.engine
-        express = Express(model, reader, engine.loop, engine.observe_rows, max_queue=engine.config.max_queue)
-        if self._bulk and express.limit:
-            model.express = express
+        limit = min(most_rows(model), engine.config.max_queue)
+        if self._bulk and limit:
+            model.express = Express(model, reader, engine.loop, engine.observe_rows, limit=limit)
 
     # -- finding the handler, once for every head that is not yet known ------------------------------
 

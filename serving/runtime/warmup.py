@@ -53,6 +53,7 @@ def _compare(model: Model, rows: dict[str, Array], sizes: list[int], batching: B
     verified = 1
     for size in sizes:
         if size > 4 and perf_counter() + 2 * size * behaviour.base_seconds > until:
+            behaviour.reason = f"rows alone and together agree up to {verified} rows; for more it is too slow"
             break
         try:
             while len(singles) < size:
@@ -134,7 +135,7 @@ def _random_rows(model: Model, count: int, generator: np.random.Generator) -> di
 
 
 def _random(spec: TensorSpec, count: int, generator: np.random.Generator) -> Array:
-    shape = tuple(1 if axis == -1 else axis for axis in spec.shape or (1,))
+    shape = (1,) if spec.shape is None else tuple(1 if axis == -1 else axis for axis in spec.shape)
     if spec.shape and spec.shape[0] == -1:
         shape = (count, *shape[1:])
     kind = spec.datatype

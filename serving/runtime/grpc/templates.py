@@ -180,6 +180,8 @@ class Writer:
     def form(self, batch: Batch) -> Form | None:
         """What the framed answers to single rows have in common; None when they have no common form."""
         shapes = tuple([array.shape[1:] for array in batch.arrays])
+        if any([array.shape[:1] != (batch.rows,) for array in batch.arrays]):  # noqa: C419 - a list is quicker
+            return None  # of a single row, an output may have any length
         if self._form is None or self._form[0] != shapes:
             pieces = self._row_pieces(batch, shapes)
             if pieces is None:
