@@ -94,7 +94,7 @@ class FeatureJoiner:
         _refuse_unknown(columns, lookup, model)
         began = perf_counter()
         request.decoded = began - request.arrived
-        if rows == 1 and lookup.views and not _returns_features(request):
+        if rows == 1 and not _returns_features(request):
             receive = partial(self._receive, request, lookup, began)
             self._asked += 1
             try:

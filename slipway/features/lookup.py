@@ -128,7 +128,9 @@ class FeatureLookup:
         """Within settings.online.timeout; joins one MGET with whatever else this loop tick asks for."""
         count, keys = self._prepare(values, rows)
         try:
-            replies = await self.reader().fetch([key for key in keys if key is not None])
+            wanted = [key for key in keys if key is not None]
+            # A contract of request columns alone needs no store.
+            replies = await self.reader().fetch(wanted) if wanted else []
         except OnlineStoreUnavailable:
             if self.service.on_unavailable == "fail":
                 raise
@@ -137,9 +139,12 @@ class FeatureLookup:
 
     def ask_row(self, values: Values, receive: ReceiveRow) -> bool:
         """As `read` of one row, without a task. False: it is for `read`."""
-        reader = self.reader()
         _, keys = self._prepare(values, 1)
-        if not isinstance(reader, NodeReader) or None in keys or not keys:
+        if not keys:
+            self._answer_row(values, keys, receive, [], True)
+            return True
+        reader = self.reader()
+        if not isinstance(reader, NodeReader) or None in keys:
             return False
         reader.ask_for(keys, partial(self._answer_row, values, keys, receive))  # type: ignore[arg-type]
         return True

@@ -13,10 +13,12 @@ import httpx
 import numpy as np
 import pytest
 import redis
+from msgspec import structs
 
+from slipway.contract import Column, TensorInput
 from slipway.features.keys import KeyMaker
 from slipway.features.packing import Packing
-from tests.support.contracts import contract, publish
+from tests.support.contracts import COLUMNS, contract, publish
 from tests.support.server import Running, running_server
 from tests.valkey import ValkeyServer
 
@@ -65,6 +67,9 @@ def server(store: ValkeyServer, tmp_path_factory: pytest.TempPathFactory) -> Ite
     root = tmp_path_factory.mktemp("features")
     publish(root / "models" / "lenient", contract("lenient"), version="1")
     publish(root / "models" / "strict", contract("strict", store="fail"), version="1")
+    asked = TensorInput("features", "FP32", (-1, 3), tuple(Column(name) for name in COLUMNS))
+    without = structs.replace(contract("no_store"), inputs=(asked,), feature_service=None)
+    publish(root / "models" / "no_store", without, version="1")
     environment = {"SLIPWAY_ONLINE_URL": store.url, "SLIPWAY_ONLINE_TIMEOUT": "0.2"}
     with running_server(root / "models", root / "run", environment=environment) as running:
         yield running
@@ -142,6 +147,9 @@ def test_a_store_that_does_not_answer_is_the_contracts_decision(server: Running,
         assert lenient.json()["outputs"][0]["data"] == [-1.0 - 20.0 + 100.0]
         assert lenient.json()["parameters"]["feature_store"] == "unavailable"
         assert strict.status_code == 503
+        for _ in range(3):
+            body = [{"name": name, "datatype": "FP32", "shape": [1], "data": [2]} for name in COLUMNS]
+            assert ask(server, {"inputs": body}, "no_store").json()["outputs"][0]["data"] == [222.0]
         assert httpx.get(f"{server.url}/v2/health/ready").status_code == 200
     finally:
         store.thaw()

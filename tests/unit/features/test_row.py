@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from slipway.contract import Column, FeatureService, TensorInput, View, ViewField
 from slipway.features.lookup import FeatureLookup
 from slipway.features.packing import Packing
-from slipway.settings import Features, Settings
+from slipway.settings import Features, Online, Settings
 
 NOW = 1_700_000_000.0
 TTL = 3600.0
@@ -116,3 +116,17 @@ def test_one_row_is_what_the_table_of_it_is(blobs: tuple[Any, Any], asked: Any, 
             assert row.tensors[name].tolist() == tensor.tolist()
         else:
             assert row.tensors[name].tobytes() == tensor.tobytes(), name
+
+
+async def test_a_contract_of_request_columns_alone_needs_no_store() -> None:
+    inputs = (TensorInput("x", "FP32", (-1, 2), (Column("a", default=5.0), Column("b"))),)
+    nowhere = Settings(online=Online(url="redis://127.0.0.1:1/0", timeout=0.1))
+    lookup = FeatureLookup(FeatureService("none", "project", "digest", ()), inputs, nowhere)
+    found: list[Any] = []
+    for values in ({"a": [1.0], "b": [2.0]}, {"a": [None], "b": [2.0]}):
+        assert lookup.ask_row(values, lambda row, alone: found.append(row))
+        answer = await lookup.read(values)
+        assert found[-1].tensors["x"].tolist() == answer.tensors["x"].tolist()
+        assert found[-1].counts() == answer.counts()
+    assert [row.tensors["x"].tolist() for row in found] == [[[1.0, 2.0]], [[5.0, 2.0]]]
+    await lookup.close()
