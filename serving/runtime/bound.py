@@ -20,7 +20,7 @@ log = logging.getLogger("slipway.bound")
 MAX_ROWS = 16
 """With more rows in a run the trees are the work, and the memory would be held for nothing."""
 MAX_BYTES = 65536
-"""Of an input: larger ones cost more to copy than is saved."""
+"""Of an input, and of all outputs: copying more costs more than is saved, and it is kept MAX_BOUND times."""
 MAX_BOUND = 64
 
 
@@ -84,6 +84,7 @@ class Runner:
             self.usable
             and rows <= MAX_ROWS
             and array.nbytes <= MAX_BYTES
+            and sum([output.nbytes for output in outputs]) <= MAX_BYTES
             and len(self._bound) < MAX_BOUND
             and (rows == 1 or all(len(output) == rows for output in outputs))
         ):
