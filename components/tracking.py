@@ -1,39 +1,20 @@
-"""MLflow, opened from our settings. Importing it takes seconds, so this is called where it is used."""
+"""MLflow, opened from our settings, and our experiment in it."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from slipway.errors import RegistryError
 from slipway.settings import Settings
+from slipway.tracking import open_client
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-# No progress bars nor git look-ups in the steps' logs, and no wait of minutes for a dead server.
-os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
-# What runs here is told to nobody, and no step waits for a reporting thread.
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-
 
 def open_tracking(settings: Settings) -> MlflowClient:
-    import logging
-
-    # Its SQLite set-up logs some hundred lines of schema migrations.
-    for name in ("alembic", "mlflow.store.db.utils"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    from mlflow import MlflowClient
-
-    uri = settings.tracking.uri
-    scheme, _, path = uri.partition(":///")
-    if scheme == "sqlite":
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-    return MlflowClient(tracking_uri=uri, registry_uri=uri)
+    return open_client(settings.tracking.uri)
 
 
 def experiment(client: MlflowClient, settings: Settings) -> Any:

@@ -1,13 +1,9 @@
 """A model that must not ship: a logistic one whose scaler was left out of the graph.
 
-`python -m pipelines.broken SNAPSHOT FILE` trains it, breaks it as a careless export would, asks the gate, and
-writes the gate's reason to the file. It fails if the gate lets the model pass.
+Nothing of it leaves this module but the gate's reason.
 """
 
 from __future__ import annotations
-
-import sys
-from pathlib import Path
 
 from components.gates import require_pass
 from components.onnx_model import OnnxModel
@@ -19,7 +15,7 @@ from components.verify import Evidence, run_checks, select
 from slipway.errors import GateNotPassed, SlipwayError
 from slipway.objects import ObjectStore
 from slipway.project import load_project
-from slipway.settings import Settings, load_settings
+from slipway.settings import Settings
 
 CHECK = "native against ONNX"
 
@@ -50,7 +46,3 @@ def refused(settings: Settings, snapshot: str) -> str:
     except GateNotPassed as stopped:
         return stopped.what
     raise SlipwayError("the gate let a broken model pass", fix="this is a defect: please report it")
-
-
-if __name__ == "__main__":
-    Path(sys.argv[2]).write_text(refused(load_settings(), sys.argv[1]))

@@ -8,11 +8,10 @@ leaves a note of its outcome on S3 under that key.
 from __future__ import annotations
 
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,8 @@ import msgspec
 
 from components.deploy.ask import model_path, request
 from components.provenance import content_key
-from pipelines.warm import StepServer, run_module, step_server
+from pipelines.aside import aside
+from pipelines.warm import step_server
 from slipway.contract import REPORT_FILE
 from slipway.datasets import Dataset, open_dataset
 from slipway.errors import SlipwayError
@@ -72,33 +72,40 @@ class Demo:
         self._platform = Platform.of(load_settings())
         self._settings = load_settings()
         self._objects = ObjectStore.from_settings(self._settings)
+        self._breaking: Future[dict[str, str]] | None = None
 
     def run(self) -> Outcome:
         """PlatformBusy while another demo works in the same folder: it would wait for what that one makes."""
         home = self._platform.home
-        # The steps' packages are imported while the data is made.
-        with home.locked(0.0, what="demo", name="demo.lock"), step_server() as server:
-            return self._run(server)
+        with (
+            home.locked(0.0, what="demo", name="demo.lock"),
+            # The steps' packages are imported while the data is made.
+            step_server() as self._server,
+            ThreadPoolExecutor(4) as self._pool,
+        ):
+            try:
+                return self._run()
+            except BaseException:
+                if self._server is not None:
+                    self._server.interrupt()
+                raise
 
-    def _run(self, server: StepServer | None) -> Outcome:
+    def _run(self) -> Outcome:
         self._up()
+        self._tracking = None if self._platform.home.tracking.exists() else self._aside("tracking")
         raw = self._ingest()
         features = self._features(raw)
-        made = content_key(features.digest, START, END, LATER, CLOCK, CONFIG, _code())
-        trained = self._known("train", made, self._train)
+        self._made = content_key(features.digest, START, END, LATER, CLOCK, CONFIG, _code())
+        trained = self._known("train", self._made, self._train)
         version = trained["version"]
         self._tell("serve", trained["told"])
+        breaking = self._breaking or self._break(trained["snapshot"])
         asked = self._ask(raw, trained["path"])
         digest = asked[0].receipt["model_digest"]
-        with ThreadPoolExecutor(1) as aside:
-            # Each of the two keeps one core busy.
-            breaking = aside.submit(
-                self._known, "broken", made, lambda: self._break(server, trained["snapshot"])
-            )
-            later = self._known("later", made + version, self._evaluate)
-            self._tell("later months", f"{later['told']}, April and May")
-            self._doing("Breaking a model: its scaler stays outside the graph")
-            refused = breaking.result()
+        later = self._known("later", self._made + version, self._evaluate)
+        self._tell("later months", f"{later['told']}, April and May")
+        self._doing("Breaking a model: its scaler stays outside the graph")
+        refused = breaking.result()
         gate = refused["told"].partition(" failed")[0]
         self._tell("broken model", f"its scaler was left out of the graph: stopped by {gate}")
         report = self._settings.uri("models", version.rpartition(":")[0], digest, REPORT_FILE)
@@ -121,14 +128,6 @@ class Demo:
         if self._settings.profile != "local":
             raise SlipwayError("the demo is for the profile local", fix="unset SLIPWAY_PROFILE")
         self._objects = ObjectStore.from_settings(self._settings)
-        # MLflow's first database takes seconds of migrations: let them run beside the ingest, and to their
-        # end, whatever becomes of us.
-        self._tracking = subprocess.Popen(  # noqa: S603 (our own interpreter)
-            [sys.executable, "-c", _MIGRATE],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
         self._tell(
             "platform",
             f"S3 at {self._settings.s3.endpoint}; its clock says {CLOCK[:16].replace('T', ' ')} UTC",
@@ -162,23 +161,30 @@ class Demo:
         return found
 
     def _materialize(self) -> dict[str, str]:
-        from feature_repo import definitions
-        from slipway.features.manage import apply_definitions, materialize
+        from pipelines.local import import_kfp
 
-        self._doing("Applying the definitions")
-        apply_definitions(self._settings, definitions(self._settings))
-        done = materialize(
-            self._settings, report=lambda view, at, total: self._doing(f"Materializing {view}")
-        )
-        return {"told": f"{sum(item.rows for item in done):,} entities hold their latest values"}
+        self._doing("Applying the definitions and filling the online store")
+        online = self._aside("online")
+        import_kfp()
+        return {"told": online.result()}
 
     def _train(self) -> dict[str, str]:
         from pipelines.local import run_local
 
+        # What does not wait for the model is done on the second core while it is made.
+        later = self._aside("snapshot", END, LATER)
         self._doing("Running the training pipeline")
-        self._tracking.wait(timeout=300)
+        if self._tracking is not None:
+            self._tracking.result()
         arguments = {"start": START, "end": END, "config": CONFIG, "why": "demo"}
-        result = run_local("train", arguments, self._settings, tell=self._follow)
+
+        def follow(event: Any) -> None:
+            self._follow(event)
+            if (event.step, event.state) == ("snapshot", "done"):
+                self._breaking = self._break(event.result)
+
+        result = run_local("train", arguments, self._settings, tell=follow)
+        wait([later])
         version = result.result("register")
         name, _, number = version.rpartition(":")
         return {
@@ -263,17 +269,16 @@ class Demo:
         told = next(event.told for event in result.steps if event.step == "evaluate")
         return {"uri": result.result("evaluate"), "told": told}
 
-    def _break(self, server: StepServer | None, snapshot: str) -> dict[str, str]:
-        """In a process of its own, like a step; it needs no more than the snapshot."""
-        told = Path(self._settings.home, "broken-model.txt")
-        told.unlink(missing_ok=True)
-        if run_module(server, "pipelines.broken", [snapshot, str(told)], told.with_suffix(".log")):
-            raise SlipwayError(
-                "the broken model was not stopped as it should be",
-                where=str(told.with_suffix(".log")),
-                fix="this is a defect: please report it",
-            )
-        return {"told": told.read_text()}
+    def _break(self, snapshot: str) -> Future[dict[str, str]]:
+        """It needs no more than the snapshot."""
+
+        def make() -> dict[str, str]:
+            return {"told": self._aside("broken", snapshot).result()}
+
+        return self._pool.submit(self._known, "broken", self._made, make)
+
+    def _aside(self, what: str, *arguments: str) -> Future[str]:
+        return self._pool.submit(aside, self._server, what, self._platform.home.path, *arguments)
 
     def _known(self, stage: str, key: str, make: Callable[[], dict[str, str]]) -> dict[str, str]:
         """The outcome of a stage: from S3 where it ended well before, else made now."""
@@ -303,12 +308,6 @@ def _command(name: str) -> str:
     """How the user calls a program of our environment."""
     ours = Path(sys.executable).with_name(name)
     return name if shutil.which(name) == str(ours) else _near(ours)
-
-
-_MIGRATE = (
-    "from slipway.registry import Registry; from slipway.settings import load_settings; "
-    "Registry(load_settings()).names()"
-)
 
 
 def _code() -> str:

@@ -44,6 +44,16 @@ class RunResult(msgspec.Struct, frozen=True):
         return next((event.result for event in reversed(self.steps) if event.step == step), "")
 
 
+def import_kfp() -> None:
+    """It takes seconds: for whoever has time before a run."""
+    with warnings.catch_warnings():
+        # It warns of every image without "python" in its name, and of what it will do in later versions.
+        warnings.simplefilter("ignore")
+        from kfp import local  # noqa: F401
+
+        from pipelines import training  # noqa: F401
+
+
 def run_local(
     name: str, arguments: Mapping[str, Any], settings: Settings, *, tell: Tell = lambda event: None
 ) -> RunResult:

@@ -1,10 +1,10 @@
 """The process that the steps of a local run are forked from: it has imported what they need, once.
 
 `python -m pipelines.stepserver DESCRIPTOR`, started by pipelines/warm.py with one end of a socket. For each
-byte that comes with a descriptor, it forks a child, which reads a Request from that descriptor (a line of
-JSON), runs kfp's own executor as `python -m kfp.dsl.executor_main` would, and answers with one byte, the exit
-code. No answer: it was killed. A further byte from the runner, or its end, interrupts the child. The process
-ends when the runner does.
+byte that comes with a descriptor, it forks a child, at once (NOW) or when all is imported (WARM). The child
+reads a Request from that descriptor (a line of JSON), runs kfp's own executor as
+`python -m kfp.dsl.executor_main` would, and answers with one byte, the exit code. No answer: it was killed. A
+further byte from the runner, or its end, interrupts the child. The process ends when the runner does.
 """
 
 from __future__ import annotations
@@ -53,6 +53,9 @@ LATER = (
 )
 
 
+NOW, WARM = b"+", b"."
+"""When the child is forked."""
+
 GRACE_SECONDS = 10.0
 """For a step to clean up once it is interrupted."""
 
@@ -78,11 +81,14 @@ def serve(channel: socket.socket) -> None:
     import_feast()
     for name in FIRST:
         _load(name)
+    patient: list[socket.socket] = []
     for name in LATER:
         _load(name)
-        if select.select([channel], [], [], 0)[0] and not _fork(channel):
+        if select.select([channel], [], [], 0)[0] and not _take(channel, patient):
             return
-    while _fork(channel):
+    for connection in patient:
+        _fork(channel, connection)
+    while _take(channel):
         pass
 
 
@@ -92,17 +98,25 @@ def _load(name: str) -> None:
         importlib.import_module(name)
 
 
-def _fork(channel: socket.socket) -> bool:
-    """Take a request and fork its child; False when the runner is gone."""
+def _take(channel: socket.socket, patient: list[socket.socket] | None = None) -> bool:
+    """Take a request and fork its child, or keep it for later; False when the runner is gone."""
     asked, descriptors, _, _ = socket.recv_fds(channel, 1, 1)
     if not asked:
         return False
-    with socket.socket(fileno=descriptors[0]) as connection:
-        connection.set_inheritable(False)
+    connection = socket.socket(fileno=descriptors[0])
+    connection.set_inheritable(False)
+    if asked == WARM and patient is not None:
+        patient.append(connection)
+    else:
+        _fork(channel, connection)
+    return True
+
+
+def _fork(channel: socket.socket, connection: socket.socket) -> None:
+    with connection:
         if os.fork() == 0:
             channel.close()
             _child(connection)
-    return True
 
 
 def _child(connection: socket.socket) -> None:

@@ -21,7 +21,7 @@ from pathlib import Path
 import msgspec
 
 from components.stepping import OWNER
-from pipelines.stepserver import Request
+from pipelines.stepserver import NOW, Request
 from slipway.local.launch import identity
 
 KILLED = -9
@@ -53,17 +53,18 @@ class StepServer:
         """The exit code of the step, once it has ended."""
         return self._ask(Request("", source, list(arguments), dict(environment), os.getcwd(), str(log)))
 
-    def run_module(self, module: str, arguments: Sequence[str], log: Path) -> int:
-        """What `python -m module` would do, warm."""
-        return self._ask(Request(module, "", list(arguments), dict(os.environ), os.getcwd(), str(log)))
+    def run_module(self, module: str, arguments: Sequence[str], log: Path, *, when: bytes = NOW) -> int:
+        """What `python -m module` would do, with what is imported by now, or (WARM) once all is."""
+        request = Request(module, "", list(arguments), dict(os.environ), os.getcwd(), str(log))
+        return self._ask(request, when)
 
-    def _ask(self, request: Request) -> int:
+    def _ask(self, request: Request, when: bytes = NOW) -> int:
         if self._interrupted:
             return KILLED
         ours, theirs = socket.socketpair()
         with ours:
             with theirs:
-                socket.send_fds(self._channel, [b"+"], [theirs.fileno()])
+                socket.send_fds(self._channel, [when], [theirs.fileno()])
             ours.sendall(msgspec.json.encode(request) + b"\n")
             with self._lock:
                 if self._interrupted:
@@ -123,11 +124,13 @@ def step_server() -> Iterator[StepServer | None]:
         _server = None
 
 
-def run_module(server: StepServer | None, module: str, arguments: Sequence[str], log: Path) -> int:
+def run_module(
+    server: StepServer | None, module: str, arguments: Sequence[str], log: Path, *, when: bytes = NOW
+) -> int:
     """`python -m module`, with its output in the log; warm where there is a server."""
     if server is not None:
         with suppress(OSError):
-            return server.run_module(module, arguments, log)
+            return server.run_module(module, arguments, log, when=when)
     with log.open("wb") as output:
         command = [sys.executable, "-m", module, *arguments]
         return subprocess.run(command, stdout=output, stderr=output, check=False).returncode  # noqa: S603

@@ -8,8 +8,6 @@ the same digest again gives the same version. `challenger` is the newest version
 from __future__ import annotations
 
 import getpass
-import logging
-import os
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -20,6 +18,7 @@ import msgspec
 
 from slipway.errors import ApprovalMissing, RegistryError
 from slipway.settings import Settings
+from slipway.tracking import open_client
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -243,14 +242,7 @@ class Registry:
     @property
     def _client(self) -> MlflowClient:
         if self._client_made is None:
-            # The database's migrations announce themselves line by line at the first use.
-            for name in ("alembic", "mlflow.store.db.utils"):
-                logging.getLogger(name).setLevel(logging.WARNING)
-            # What is registered here is told to nobody else.
-            os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-            from mlflow.tracking import MlflowClient
-
-            self._client_made = MlflowClient(tracking_uri=self._uri, registry_uri=self._uri)
+            self._client_made = open_client(self._uri)
         return self._client_made
 
     @contextmanager

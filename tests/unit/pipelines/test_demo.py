@@ -36,7 +36,7 @@ def test_a_second_demo_in_one_folder_is_refused_and_in_another_it_is_not(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun: list[str] = []
-    monkeypatch.setattr(Demo, "_run", lambda self, server: begun.append(str(self._platform.home.path)))
+    monkeypatch.setattr(Demo, "_run", lambda self: begun.append(str(self._platform.home.path)))
     monkeypatch.setattr(demo, "step_server", nullcontext)
 
     def run() -> None:
