@@ -12,6 +12,8 @@
   serving/models/   the models that are served here
   mlflow.db         tracking and model registry
   feast.db          feature registry
+  runs/             artifacts, events and log of each local pipeline run
+  aside/  pages/    what the demo does beside its main work, and what it shows
 """
 
 from __future__ import annotations

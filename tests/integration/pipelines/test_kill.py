@@ -113,12 +113,11 @@ def test_a_step_that_was_killed_in_its_middle_is_finished_by_the_same_command(
 
 
 WAYS = {
-    # Ctrl-C reaches all that the terminal started, and `kill` the command alone.
+    # Ctrl-C reaches all that the terminal started, and `kill` the command alone. Every step is killed above;
+    # here it is every way, each in a step with other things to leave behind.
     "snapshot": (os.killpg, signal.SIGINT),
     "train": (os.kill, signal.SIGTERM),
-    "evaluate": (os.kill, signal.SIGKILL),
     "verify": (os.kill, signal.SIGKILL),
-    "register": (os.kill, signal.SIGINT),
     "deploy": (os.killpg, signal.SIGKILL),
 }
 WAITS = 240.0
@@ -147,7 +146,7 @@ def until(reached: Callable[[], object]) -> None:
         time.sleep(0.05)
 
 
-def test_the_whole_command_stopped_in_the_middle_of_each_step(inside: Workshop, train) -> None:
+def test_the_whole_command_stopped_in_each_way(inside: Workshop, train) -> None:
     """`slipway run train` as a user starts it: however it is stopped, no process of it stays."""
     asked = {"project": "variants:STOPPED", "end": "2024-04-25"}
     command = ["slipway", "run", "train", "--start", TRAIN["start"], "--config", TRAIN["config"]]

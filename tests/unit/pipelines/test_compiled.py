@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import yaml
 from pipelines import compiled, steps
 from pipelines.compiled import FOLDER, compile_all, stale, write
 from pipelines.training import CONFIG_MAP, PIPELINES, SECRET
+from slipway.cli import main
 from slipway.errors import SettingsError, SlipwayError
 from slipway.settings import load_settings
 
@@ -93,8 +95,9 @@ def test_another_image_than_that_of_the_steps_is_refused() -> None:
         compile_all("other@sha256:0")
 
 
-@pytest.mark.parametrize("image", ["registry.example/steps:1.2", "registry.example/steps@sha256:" + "0" * 64])
-def test_an_image_named_by_a_tag_is_warned_of(image: str, tmp_path: Path) -> None:
+def test_an_image_named_by_a_tag_is_compiled_and_warned_of(tmp_path: Path) -> None:
+    """In a process of its own: the steps take their image when they are imported."""
+    image = "registry.example/steps:1.2"
     done = subprocess.run(
         [
             Path(sys.executable).with_name("slipway"),
@@ -110,9 +113,20 @@ def test_an_image_named_by_a_tag_is_warned_of(image: str, tmp_path: Path) -> Non
         timeout=120,
     )
     assert done.returncode == 0, done.stderr
-    assert ("named by a tag" in done.stderr) == ("@sha256:" not in image)
+    assert f"{image} is named by a tag" in done.stderr
     assert sorted(json.loads(done.stdout)["files"]) == sorted(path.name for path in tmp_path.iterdir())
     assert f"image: {image}" in (tmp_path / "train.yaml").read_text()
+
+
+def test_an_image_named_by_its_digest_is_not_warned_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image = "registry.example/steps@sha256:" + "0" * 64
+    monkeypatch.setenv("SLIPWAY_PIPELINES_IMAGE", "another")
+    monkeypatch.setattr(compiled, "compile_all", lambda chosen: {"train.yaml": chosen.encode()})
+    assert main(["compile", "--image", image, "--output", str(tmp_path)]) == 0
+    assert capsys.readouterr().err == ""
+    assert (tmp_path / "train.yaml").read_text() == os.environ["SLIPWAY_PIPELINES_IMAGE"] == image
 
 
 def test_every_parameter_reads_well_in_the_form(spec: dict[str, Any]) -> None:

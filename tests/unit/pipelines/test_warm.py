@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.stepserver import LATER, NOW, WARM
 from pipelines.warm import KILLED, Steps, StepServer, run_module, step_server
 
 pytestmark = pytest.mark.skipif(
@@ -109,6 +110,25 @@ def test_a_module_runs_warm_and_cold_alike(server: StepServer, tmp_path: Path) -
         assert run_module(way, "json.tool", ["--compact", str(file)], log) == 0
         assert log.read_text().strip() == '{"a":1}'
         assert run_module(way, "json.tool", [str(tmp_path / "absent.json")], log) != 0
+
+
+def test_what_can_wait_starts_when_all_is_imported_and_the_rest_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("probe_of_imports.py").write_text(f"import sys; print({LATER[-1]!r} in sys.modules)")
+    logs = {when: tmp_path / name for when, name in ((WARM, "warm"), (NOW, "now"))}
+    with ThreadPoolExecutor(2) as pool:
+        alone = StepServer()
+        try:
+            codes = [
+                pool.submit(alone.run_module, "probe_of_imports", [], log, when=when)
+                for when, log in logs.items()
+            ]
+            assert [code.result() for code in codes] == [0, 0]
+        finally:
+            alone.close()
+    assert {when: log.read_text() for when, log in logs.items()} == {WARM: "True\n", NOW: "False\n"}
 
 
 def test_without_its_server_a_step_starts_the_ordinary_way(tmp_path: Path) -> None:
