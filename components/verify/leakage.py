@@ -96,7 +96,10 @@ def _as_of(rows: pl.DataFrame, view: ViewSource, source: pl.DataFrame, event_tim
     columns = list(view.join_keys.values())
     zone = getattr(rows[event_time].dtype, "time_zone", None)
     order = [view.event_time, *([view.created_time] if view.created_time else [])]
+    asked = _microseconds(rows[event_time])
     events = source.rename(dict(view.join_keys)).select(*columns, *order).with_row_index(_PLACE)
+    # What came after the last question answers none of them; of a whole year it is most, and is not sorted.
+    events = events.filter(pl.col(view.event_time).dt.epoch("us") <= asked.max())
     if columns:
         events = events.join(rows.select(columns).unique(), on=columns, how="semi", maintain_order="left")
     events = events.sort(order, maintain_order=True)
@@ -106,7 +109,7 @@ def _as_of(rows: pl.DataFrame, view: ViewSource, source: pl.DataFrame, event_tim
         for key, own in histories.items()
     }
     newest: list[int | None] = []
-    for key, moment in zip(rows.select(columns).iter_rows(), _microseconds(rows[event_time]), strict=True):
+    for key, moment in zip(rows.select(columns).iter_rows(), asked, strict=True):
         times, places = known.get(key, _NEVER)
         at = int(np.searchsorted(times, moment, side="right")) - 1
         fresh = at >= 0 and (not view.ttl_seconds or times[at] >= moment - view.ttl_seconds * 1e6)
