@@ -79,9 +79,10 @@ class Demo:
         home = self._platform.home
         with (
             home.locked(0.0, what="demo", name="demo.lock"),
+            # Ends last: what still waits for the server is let go when that ends.
+            ThreadPoolExecutor(4) as self._pool,
             # The steps' packages are imported while the data is made.
             step_server() as self._server,
-            ThreadPoolExecutor(4) as self._pool,
         ):
             try:
                 return self._run()
