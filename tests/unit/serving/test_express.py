@@ -25,6 +25,7 @@ from serving.runtime.messages import Rows
 from serving.runtime.model import Model
 from serving.runtime.routes import Routes
 from serving.runtime.storage import open_storage
+from slipway.errors import ModelNotReady
 from tests.support.models import write_model, zoo
 
 
@@ -363,3 +364,37 @@ async def test_an_unloaded_model_leaves_the_memory_at_once(site: Site) -> None:
         assert gone() is None
     finally:
         gc.enable()
+
+
+async def test_what_fails_beside_a_run_fails_nobody(site: Site) -> None:
+    """Counting that raises loses no answer, neither of single rows nor of those that wait in the queue."""
+
+    def broken(*arguments: object) -> None:
+        raise ValueError("cannot count")
+
+    site.engine.on_batch(broken, broken)
+    rows = np.random.default_rng(6).normal(size=(6, 30)).astype(np.float32)
+    await site.teach(plain(rows[0]))
+    for way in (plain, lambda row: plain(row).replace(b"Host: a", b"Host: a\r\nX-Request-Id: b")):
+        site.hold("boosted30")
+        connections = [site.connect() for _ in rows]
+        for connection, row in zip(connections, rows, strict=True):
+            connection.data_received(way(row))
+        await asyncio.sleep(0.01)
+        for connection, row in zip(connections, rows, strict=True):
+            assert np.array_equal(probabilities(connection.transport.written.pop()), wanted(row))
+
+
+async def test_a_model_that_cannot_be_prepared_is_unavailable_by_itself(site: Site) -> None:
+    def broken(model: Model) -> None:
+        if model.name == "lookup":
+            raise ValueError("nobody expected this")
+
+    site.engine.on_load(broken)
+    await site.engine.unload("lookup")
+    with pytest.raises(ModelNotReady, match="nobody expected this"):
+        await site.engine.load("lookup")
+    states = {entry["name"]: (entry["state"], entry["reason"]) for entry in site.engine.index()}
+    assert states["lookup"][0] == "UNAVAILABLE"
+    assert "nobody expected this" in states["lookup"][1]
+    assert states["boosted30"][0] == "READY"
