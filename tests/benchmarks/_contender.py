@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import sys
 import tempfile
 import time
@@ -117,8 +116,13 @@ def main() -> None:
         seconds.append(time.perf_counter() - began)
         if seconds[-1] > 20:
             break  # once is enough
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps({"seconds": seconds, "rows": answered, "peak_mib": peak}))
+    print(json.dumps({"seconds": seconds, "rows": answered, "peak_mib": peak_mib()}))
+
+
+def peak_mib() -> float:
+    """Of this program alone: `ru_maxrss` begins with that of the process which started it."""
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith("VmHWM:")) / 1024
 
 
 if __name__ == "__main__":
