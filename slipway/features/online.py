@@ -242,7 +242,8 @@ class PackedOnlineStore(OnlineStore):
                 f"{strange} of {len(blobs)} values were written under another schema: "
                 + self._differences(config, packing, blobs),
                 where=f"view {view}, online store",
-                fix="run `slipway features materialize`, which writes them anew",
+                fix="run `slipway features materialize`, which writes them anew; what was pushed "
+                "with a later event time than the rows of the source is to be pushed again",
             )
 
     def _differences(self, config: RepoConfig, packing: Packing, blobs: Sequence[bytes | None]) -> str:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import polars as pl
 
 Codes: TypeAlias = npt.NDArray[np.integer]
-CODE = "__code"
+CODE = "slipway:code"
 _INTEGERS = (pl.Int8, pl.Int16, pl.Int32, pl.Int64, pl.UInt8, pl.UInt16, pl.UInt32)
 
 

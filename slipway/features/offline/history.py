@@ -31,8 +31,10 @@ BATCH_ROWS = 100_000
 # Below this many keys they are part of the filter, which skips row groups and partitions by their values.
 FEW_KEYS = 256
 
-_TIME, _CREATED, _ROW, _KEY = "__time", "__created", "__row", "__key"
-"""Columns of a batch that are not features: times as integers, the place in the source, the key's columns."""
+_TIME, _CREATED, _ROW, _KEY = "slipway:time", "slipway:created", "slipway:row", "slipway:key"
+"""Columns of a batch that are not features: times as integers, the place in the source, the key's columns.
+Under names that no table has, for these stand beside its own.
+"""
 _TEXT = (pl.String, pl.Categorical, pl.Enum)
 
 

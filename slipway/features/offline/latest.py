@@ -38,14 +38,14 @@ def newest_between(
         if not keys:
             return rows.collect(engine="streaming").sort(times, nulls_last=False, maintain_order=True).tail(1)
         frame = rows.filter(pl.col(key).is_not_null() for key in keys).collect(engine="streaming")
-        order = frame.lazy().select(*keys, *times).with_row_index("__row")
+        order = frame.lazy().select(*keys, *times).with_row_index("slipway:row")
         winners = (
             order.sort(*times, nulls_last=False, maintain_order=True)
             .unique(keys, keep="last", maintain_order=True)
-            .select("__row")
+            .select("slipway:row")
             .collect()
         )
-        return frame[winners["__row"]]
+        return frame[winners["slipway:row"]]
 
 
 def _rows(

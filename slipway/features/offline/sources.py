@@ -25,16 +25,16 @@ from slipway.settings import S3, load_settings
 _PARQUET = (".parquet", ".pq")
 _PATTERN = re.compile(r"[*?\[]")
 # Polars asks for this at the start of each query. By default it fetches row groups far ahead of whoever works
-# on them: all of a file of 10 M rows was in memory at once, and fresh pages are dear (a fault takes 5 us on a
-# virtual machine, a join of 1 M rows 25,000 of them). As bytes and not as a count, so that narrow columns of a
-# store far away still have many requests under way.
+# on them: 0.3 GiB more of a file of 10 M rows, and fresh pages are dear (a fault takes some 5 us on a virtual
+# machine, a join of 1 M rows 25,000 of them). In bytes and not as a count, so that narrow columns of a store
+# far away still have many requests under way.
 os.environ.setdefault("POLARS_ROW_GROUP_PREFETCH_KBYTES_BUDGET", str(32 * 1024))
 
-# Files of one source may differ in width, as when an older writer chose smaller types.
+# Files of one source may differ, as when an older writer chose smaller types or had no column of a name yet.
 _CASTS = pl.ScanCastOptions(
-    integer_cast="upcast",
+    integer_cast=["upcast", "allow-float"],
     float_cast="upcast",
-    datetime_cast=["downcast", "upcast"],
+    datetime_cast=["downcast", "upcast", "convert-timezone"],
     categorical_to_string="allow",
 )
 
@@ -76,28 +76,36 @@ class Source:
         )
 
     def schema(self) -> pl.Schema:
-        """Column types, from the footer of the first file and the names of the folders."""
+        """Column types, from the footers of the first and the last file and the names of the folders.
+
+        A feature that came later is in the last file only, and one that is gone in the first.
+        """
         with self.reading():
-            first = self._first_file()
-            if first is None:
+            ends = self._ends()
+            if not ends:
                 return self.scan().collect_schema()
             options = None if self.s3 is None else storage_options(self.s3)
-            inside = pl.scan_parquet(
-                first, glob=False, hive_partitioning=False, storage_options=options
-            ).collect_schema()
-            return self.scan(inside).collect_schema()
+            inside = [
+                pl.scan_parquet(
+                    end, glob=False, hive_partitioning=False, storage_options=options
+                ).collect_schema()
+                for end in ends
+            ]
+            return self.scan(_merged(inside[0], inside[-1])).collect_schema()
 
-    def _first_file(self) -> str | None:
-        """Of a place with many; None where Polars has to find out, or to say what is wrong."""
+    def _ends(self) -> list[str]:
+        """The first and the last file of a place; none where Polars has to find out or say what is wrong."""
         if self.is_file() or _PATTERN.search(self.uri):
-            return None
-        if self.s3 is None:
-            return min((str(path) for path in Path(self.uri).rglob("*.parquet")), default=None)
+            return []
         try:
-            objects = ObjectStore(self.s3).list(self.uri)
-            return next((found.uri for found in objects if found.uri.endswith(".parquet")), None)
+            if self.s3 is None:
+                names = [str(path) for path in Path(self.uri).rglob("*.parquet")]
+            else:
+                objects = ObjectStore(self.s3).list(self.uri)
+                names = [found.uri for found in objects if found.uri.endswith(".parquet")]
         except ObjectError:
-            return None
+            return []
+        return sorted({min(names), max(names)}) if names else []
 
     @contextmanager
     def reading(self) -> Iterator[None]:
@@ -116,6 +124,30 @@ class Source:
                 fix=f"it has {', '.join(schema.names())}; mend the view or its field_mapping, or write the "
                 "column into the files",
             )
+
+
+def _merged(first: pl.Schema, last: pl.Schema) -> pl.Schema:
+    """The columns of both, in types that hold the values of both. Types that have nothing to do with each
+    other stay the first's: the scan names the file that does not fit.
+    """
+    return pl.Schema(
+        {
+            name: _wider(first.get(name, kind), last.get(name, kind))
+            for name, kind in {**first, **last}.items()
+        }
+    )
+
+
+def _wider(first: pl.DataType, last: pl.DataType) -> pl.DataType:
+    if first == pl.Null:
+        return last
+    if isinstance(first, pl.Datetime) and isinstance(last, pl.Datetime):
+        units = {first.time_unit, last.time_unit}
+        return pl.Datetime("ns" if "ns" in units else "us" if "us" in units else "ms", first.time_zone)
+    if first != last and first.is_numeric() and last.is_numeric():
+        empty = [pl.Schema({"": kind}).to_frame() for kind in (first, last)]
+        return pl.concat(empty, how="vertical_relaxed").schema[""]
+    return first
 
 
 def open_source(data_source: DataSource, repository: str | Path | None, s3: S3 | None = None) -> Source:

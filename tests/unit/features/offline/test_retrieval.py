@@ -359,3 +359,60 @@ def test_the_newest_of_a_key_by_time_then_creation_then_place(tmp_path: Path) ->
         config, source, ["key"], ["value"], "ts", "made", NOON - HOUR, NOON
     ).to_polars()
     assert sorted(latest["value"].to_list()) == [2, 5, 7]
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "values"),
+    [
+        pytest.param({}, {"value": [2.0]}, [None, 2.0], id="a column that came later"),
+        pytest.param({"value": [1.0]}, {}, [1.0, None], id="a column that is gone"),
+        pytest.param({"value": [1]}, {"value": [2.5]}, [1.0, 2.5], id="integers, then with gaps, as floats"),
+        pytest.param({"value": [1.5]}, {"value": [2]}, [1.5, 2.0], id="floats, then integers"),
+        pytest.param(
+            {"value": pl.Series([1], dtype=pl.Int32)},
+            {"value": [2**40]},
+            [1, 2**40],
+            id="integers that grew wider",
+        ),
+        pytest.param({"value": [None]}, {"value": [2.5]}, [None, 2.5], id="nothing but nulls at first"),
+        pytest.param({"value": [1.0], "more": ["x"]}, {"value": [2.0]}, [1.0, 2.0], id="a column of no use"),
+    ],
+)
+@pytest.mark.parametrize("zone", ["UTC", "America/New_York", None])
+@pytest.mark.parametrize("unit", ["ms", "us", "ns"])
+def test_files_of_one_place_that_were_written_at_different_times(
+    tmp_path: Path,
+    first: dict[str, Any],
+    last: dict[str, Any],
+    values: list[Any],
+    zone: str | None,
+    unit: Any,
+) -> None:
+    start = datetime(2013, 1, 1, tzinfo=UTC)
+    later = start + timedelta(days=40)
+    place = tmp_path / "h"
+    for month, moment in ((1, start), (2, later)):
+        (place / f"month={month}").mkdir(parents=True)
+        times = pl.Series([moment], dtype=pl.Datetime("us", "UTC"))
+        if month == 2:
+            times = times.dt.cast_time_unit(unit)
+            times = times.dt.convert_time_zone(zone) if zone else times.dt.replace_time_zone(None)
+        columns = {"key": [1], "ts": times} if month == 1 else {"ts": times, "key": [1]}
+        pl.DataFrame((first if month == 1 else last) | columns).write_parquet(
+            place / f"month={month}/a.parquet"
+        )
+    asked = pl.DataFrame({"key": [1, 1], "event_timestamp": [start, later]})
+    table = historical(repo_config(tmp_path), [view("v", place)], asked, ["v:value"]).to_arrow()
+    assert table["value"].to_pylist() == values
+
+
+def test_columns_may_have_any_name(tmp_path: Path) -> None:
+    names = ["__time", "__row", "__created", "__code", "__key", "__key0", "time", "row"]
+    start = datetime(2013, 1, 1, tzinfo=UTC)
+    pl.DataFrame(
+        {"key": [1], "ts": [start], **{name: [float(at)] for at, name in enumerate(names)}}
+    ).write_parquet(tmp_path / "h.parquet")
+    named = view("v", tmp_path / "h.parquet", dict.fromkeys(names, Float64))
+    asked = pl.DataFrame({"key": [1], "event_timestamp": [start]})
+    table = historical(repo_config(tmp_path), [named], asked, [f"v:{name}" for name in names]).to_arrow()
+    assert [table[name].to_pylist() for name in names] == [[float(at)] for at in range(len(names))]
