@@ -39,6 +39,7 @@ from slipway.errors import (
 log = logging.getLogger("slipway.repository")
 
 SESSION_BYTES = 1 << 20
+_TOGETHER = "write the contract from the graph that is published"
 _GIVE_BACK_SECONDS = 1.0
 """After a model was let go: one trim serves all that go meanwhile."""
 State = Literal["UNLOADED", "LOADING", "READY", "UNAVAILABLE"]
@@ -51,6 +52,8 @@ class Entry:
     place: Place
     state: State = "UNLOADED"
     reason: str = "not loaded yet"
+    fix: str | None = None
+    """What to do about the reason, when loading failed."""
     model: Model | None = None
     proven: bool = False
     """It has been loaded before: it may be the default even while it is not in memory."""
@@ -125,7 +128,8 @@ class Repository:
         if entry.model is not None:
             return entry.model
         if entry.state == "UNAVAILABLE":
-            raise ModelNotReady(entry.reason, where=f"model {name}", fix="load it through the repository API")
+            fix = entry.fix or "load it through the repository API"
+            raise ModelNotReady(entry.reason, where=f"model {name}", fix=fix)
         return await self._load_entry(entry)
 
     def index(self) -> list[Entry]:
@@ -229,6 +233,7 @@ class Repository:
         for entry in self.entries[name].values():
             self._let_go(entry)
             entry.state, entry.reason = "UNAVAILABLE", "unloaded through the repository API"
+            entry.fix = None
         self._index_serving(name)
 
     async def _load_entry(self, entry: Entry, *, again: bool = False, evict: bool = True) -> Model:
@@ -253,7 +258,7 @@ class Repository:
             )
             # Want of memory passes; all else stays until the content changes or somebody asks for a load.
             entry.state = "UNLOADED" if isinstance(error, Overloaded) else "UNAVAILABLE"
-            entry.reason = kind.what
+            entry.reason, entry.fix = kind.what, kind.fix
             failure = ModelNotReady(kind.what, where=kind.where or f"model {entry.place.name}", fix=kind.fix)
             entry.loading.set_exception(failure)
             entry.loading = None
@@ -411,7 +416,7 @@ def check_graph(model: Model, contract: ModelContract, where: str) -> None:
             raise ContractMismatch(
                 f"the contract names the {what}s {[t.name for t in promised]}, the graph {list(specs)}",
                 where=where,
-                fix="write the contract from the graph that is published",
+                fix=_TOGETHER,
             )
         for tensor in promised:
             spec = specs[tensor.name]
@@ -420,6 +425,7 @@ def check_graph(model: Model, contract: ModelContract, where: str) -> None:
                     f"{what} {tensor.name!r} is {tensor.dtype} in the contract, "
                     f"{spec.datatype.name} in the graph",
                     where=where,
+                    fix=_TOGETHER,
                 )
             if spec.shape is not None and (
                 len(spec.shape) != len(tensor.shape)
@@ -429,6 +435,7 @@ def check_graph(model: Model, contract: ModelContract, where: str) -> None:
                     f"{what} {tensor.name!r} has shape {list(tensor.shape)} in the contract, "
                     f"{spec.public_shape} in the graph",
                     where=where,
+                    fix=_TOGETHER,
                 )
 
 

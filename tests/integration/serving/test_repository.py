@@ -106,6 +106,8 @@ def test_what_does_not_agree_is_not_served(client: httpx.Client, name: str, told
     answer = client.post(f"/v2/models/{name}/infer", json=row(1, 2, 3))
     assert answer.status_code == 503
     assert told in answer.json()["error"]
+    # What to do is what helps here: loading it once more would not.
+    assert "repository API" not in answer.json()["error"]
     ready = client.get(f"/v2/models/{name}/ready")
     assert (ready.status_code, told in ready.json()["reason"]) == (503, True)
     assert client.get("/v2/health/ready").status_code == 200
@@ -115,7 +117,9 @@ def test_unload_and_load(client: httpx.Client) -> None:
     assert client.post("/v2/repository/models/plain/unload").status_code == 200
     assert states(client)["plain/1"] == ("UNAVAILABLE", "unloaded through the repository API")
     body = {"inputs": [{"name": "X", "datatype": "FP32", "shape": [1, 4], "data": [1, 2, 3, 4]}]}
-    assert client.post("/v2/models/plain/infer", json=body).status_code == 503
+    refused = client.post("/v2/models/plain/infer", json=body)
+    assert refused.status_code == 503
+    assert refused.json()["error"].endswith("load it through the repository API")
     assert client.post("/v2/repository/models/plain/load").status_code == 200
     assert client.post("/v2/models/plain/infer", json=body).status_code == 200
     assert client.post("/v2/repository/models/nobody/load").status_code == 404
