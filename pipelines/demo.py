@@ -114,8 +114,9 @@ class Demo:
             "report on training": self._page(report, "training.html"),
             "report on later months": self._page(later["uri"] + REPORT_FILE, "later.html"),
             "models and runs": (
-                f"{_command('mlflow')} ui --backend-store-uri sqlite:///{_near(self._platform.home.tracking)}"
-                ", then http://127.0.0.1:5000"
+                # MLflow's four workers would take 40 s to start on two cores; one takes 17.
+                f"{_command('mlflow')} ui --workers 1"
+                f" --backend-store-uri sqlite:///{_near(self._platform.home.tracking)}, then http://127.0.0.1:5000"
             ),
         }
         seconds = time.monotonic() - self._began
