@@ -70,10 +70,7 @@ class Writer:
                     for identity, request in zip(identities, requests, strict=True)
                 ]
             views = rows_of(batch.arrays, batch.rows)
-            if len(requests) == 1:
-                bodies = [self.body(identities[0], batch.arrays, views)]
-            else:
-                bodies = self._bodies(identities, batch.arrays, views)
+            bodies = self._bodies(identities, batch.arrays, views)
         except Exception as error:
             for request in requests:
                 answers.refuse(request.context, error)
@@ -109,19 +106,12 @@ class Writer:
         views: list[Array],
     ) -> int:
         """A row each, to connections that are owed no other; the number in the first one's request id."""
-        if len(connections) == 1:
-            bodies = [self.body(identities[0], arrays, views)]
-        else:
-            bodies = self._bodies(identities, arrays, views)
+        bodies = self._bodies(identities, arrays, views)
         serial = self._answers.serial
         first = number = next(serial)
-        head, blobs = self._head, self._blobs
         for connection, body in zip(connections, bodies, strict=True):
-            size = len(body)
             if not connection.closing:
-                connection.transport.write(
-                    head % (number, size - blobs, size, body) if self._binary else head % (number, size, body)
-                )
+                connection.transport.write(self._whole(body, number))
             number = next(serial)
         return first
 
@@ -158,6 +148,8 @@ class Writer:
 
     def _bodies(self, identities: Sequence[bytes], arrays: list[Array], views: list[Array]) -> list[bytes]:
         """Of every row."""
+        if len(identities) == 1:
+            return [self.body(identities[0], arrays, views)]
         shapes = [(1, *array.shape[1:]) for array in arrays]
         if shapes != self._shapes:
             self._compile(shapes)

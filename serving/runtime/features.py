@@ -97,13 +97,14 @@ class FeatureJoiner:
         if rows == 1 and not _returns_features(request):
             receive = partial(self._receive, request, lookup, began)
             self._asked += 1
+            taken = False
             try:
-                if lookup.ask_row(columns, receive):
-                    return
-            except BaseException:
-                self._asked -= 1
-                raise
-            self._asked -= 1
+                taken = lookup.ask_row(columns, receive)
+            finally:
+                if not taken:
+                    self._asked -= 1
+            if taken:
+                return
         task = self._engine.loop.create_task(self._join(request, lookup, columns, rows, began))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
