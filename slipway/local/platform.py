@@ -86,6 +86,7 @@ class Platform:
                     where=str(self.home.path),
                     fix="free some space, then run `slipway up` again; what was stored is intact",
                 )
+            self._end_those_of_a_deleted_folder(tell)
             run = _Up(self._secrets(tell), self._ports(tell), self._clock(clock))
             try:
                 self._start_those_not_healthy((self.store, self.online), run, tell)
@@ -105,10 +106,11 @@ class Platform:
 
     def down(self) -> list[str]:
         """Stop what up started, children included; answers the names of what ran. Data stays."""
+        orphans = self._end_those_of_a_deleted_folder(_silent)
         if not self.home.path.is_dir():
-            return []
+            return orphans
         with self.home.locked(LOCK_PATIENCE):
-            return [server.name for server in reversed(self.servers) if self._stop(server)]
+            return orphans + [server.name for server in reversed(self.servers) if self._stop(server)]
 
     def short_of_space(self) -> str | None:
         """What is wrong where the disk is so full that S3 refuses every write; None where it is not."""
@@ -278,6 +280,18 @@ class Platform:
                 where=str(data),
                 fix=f"end the process that holds {data / IN_USE} open (`fuser` names it)",
             )
+
+    def _end_those_of_a_deleted_folder(self, tell: Tell) -> list[str]:
+        """Servers whose folder was deleted under them: what they hold is lost, and no record names them."""
+        if self.home.secrets.exists():
+            return []
+        ended = []
+        for server in reversed(self.servers):
+            for found in process.users(self.home.data(server.name), server.program, deleted=True):
+                process.stop(found, grace=server.stop_grace)
+                tell(f"process {found.pid} served {server.name} of a folder that was deleted: it was ended")
+                ended.append(server.name)
+        return ended
 
     def _await(self, server: Server, run: _Up, tell: Tell) -> None:
         """Until it answers a real request; says why when it does not."""

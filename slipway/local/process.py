@@ -150,12 +150,13 @@ def released(data: Path, *, patience: float) -> bool:
     return True
 
 
-def users(data: Path, program: str) -> list[Process]:
+def users(data: Path, program: str, *, deleted: bool = False) -> list[Process]:
     """The processes of this program that hold the data folder's lock file open: ours, whatever is on record.
+    `deleted`: that of a folder which was here and is gone, though another may have its name by now.
 
     Only /proc tells; elsewhere the answer is empty.
     """
-    wanted = str((data / IN_USE).resolve())
+    wanted = str((data / IN_USE).resolve()) + (" (deleted)" if deleted else "")
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
         try:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -21,6 +23,7 @@ from slipway.errors import PlatformBusy, PlatformDown, PlatformError, ServerFail
 from slipway.local import Platform, PlatformStatus
 from slipway.local import platform as platform_module
 from slipway.local.launch import IN_USE
+from slipway.local.process import Process, read_record, stop
 from slipway.settings import load_settings
 
 # One worker for all of them: they share a platform.
@@ -234,6 +237,55 @@ class TestUp:
         other = Platform(healthy.home.path, bucket="another")
         assert pids(other.up()) == before
         assert other.status().up
+
+
+class TestDeletedFolder:
+    """Its servers run on and hold files that have no name any more."""
+
+    @pytest.fixture
+    def orphans(self, tmp_path: Path) -> Iterator[tuple[Platform, list[Process]]]:
+        platform = Platform(tmp_path / "home")
+        (platform.models / "anything").mkdir(parents=True)
+        status = platform.up()
+        found = [read_record(platform.home.record(server.name)) for server in status.servers]
+        while platform.home.path.exists():  # they may write a file meanwhile
+            shutil.rmtree(platform.home.path, ignore_errors=True)
+        known = [process for process in found if process]
+        assert len(known) == 3
+        assert all(process.alive() for process in known)
+        try:
+            yield platform, known
+        finally:
+            platform.down()
+            for process in known:
+                stop(process, grace=5)
+
+    def test_up_ends_them_and_begins_anew(self, orphans: tuple[Platform, list[Process]]) -> None:
+        platform, before = orphans
+        status, told = up(platform)
+        assert status.up
+        assert not any(process.alive() for process in before)
+        assert {re.sub("process [0-9]+", "process N", line) for line in told} == {
+            f"process N served {name} of a folder that was deleted: it was ended"
+            for name in ("s3", "online", "serving")
+        }
+        assert up(platform)[1] == []
+        set_and_get(platform)
+
+    def test_down_ends_them_and_makes_no_folder(self, orphans: tuple[Platform, list[Process]]) -> None:
+        platform, before = orphans
+        assert sorted(platform.down()) == ["online", "s3", "serving"]
+        assert not any(process.alive() for process in before)
+        assert not platform.home.path.exists()
+        assert platform.down() == []
+
+    def test_those_of_another_folder_are_left_alone(
+        self, orphans: tuple[Platform, list[Process]], healthy: Platform
+    ) -> None:
+        before = pids(healthy.status())
+        orphans[0].down()
+        assert pids(healthy.status()) == before
+        assert healthy.status().up
 
 
 class TestRefusals:
