@@ -32,6 +32,20 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Logistic: the inverse of the regularization."""
     seed: int = 2013
 
+    def __post_init__(self) -> None:
+        for names, bound, holds in (
+            (("rounds", "leaf_rows"), "at least 1", lambda value: value >= 1),
+            (("leaves",), "at least 2", lambda value: value >= 2),
+            (("learning_rate", "strength"), "above 0", lambda value: value > 0),
+            (("l2",), "at least 0", lambda value: value >= 0),
+            (("feature_share",), "above 0 and at most 1", lambda value: 0 < value <= 1),
+            # What numpy takes for one.
+            (("seed",), "from 0 to 4294967295", lambda value: 0 <= value < 2**32),
+        ):
+            for name in names:
+                if not holds(getattr(self, name)):
+                    raise ValueError(f"{name} is {getattr(self, name)}, and must be {bound}")
+
 
 class Native:
     """A fitted scikit-learn pipeline behind the tensors of the contract."""

@@ -22,10 +22,14 @@ def read_config(text: str) -> TrainConfig:
     try:
         return msgspec.json.decode(text or "{}", type=TrainConfig)
     except msgspec.MsgspecError as error:
+        fields = "; ".join(
+            f"{part.name} has {', '.join(field.name for field in msgspec.structs.fields(part.type))}"
+            for part in msgspec.structs.fields(TrainConfig)
+        )
         raise SettingsError(
             f"not a training configuration: {error}",
             where=f"config {text!r}",
-            fix='write JSON such as {"model": {"kind": "boosting", "rounds": 160}}',
+            fix=f'write JSON such as {{"model": {{"kind": "boosting", "rounds": 160}}}}; {fields}',
         ) from error
 
 

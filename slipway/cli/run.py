@@ -44,6 +44,10 @@ def train(
     json: JsonOption = False,
 ) -> None:
     """Snapshot, train, evaluate, verify, register, deploy."""
+    if config != "{}":
+        from components.train.step import read_config
+
+        read_config(config)  # so that a slip of the pen is told now, and not after the snapshot
     arguments = {
         "start": start,
         "end": end,
