@@ -5,7 +5,9 @@ A setting comes from the first of these that has it:
 1. the environment: `SLIPWAY_S3_ENDPOINT` sets `s3.endpoint`;
 2. `slipway.toml` in the current folder, or the file that `SLIPWAY_CONFIG` names;
 3. for the profile `local`: what `slipway up` wrote into the state folder (addresses and credentials);
-4. the profile's defaults, then the defaults below.
+4. the profile's defaults;
+5. for the region of S3: what AWS's tools go by (AWS_REGION, AWS_DEFAULT_REGION, ~/.aws/config);
+6. the defaults below.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from slipway import aws
 from slipway.errors import SettingsError
 
 PREFIX = "SLIPWAY_"
@@ -47,6 +50,7 @@ class S3(_Section, frozen=True, forbid_unknown_fields=True):
     endpoint: str | None = None
     """None: AWS itself."""
     region: str = "us-east-1"
+    """Where nobody says another: see `load_settings`."""
     access_key: str | None = None
     """None: the standard AWS chain (environment, profile, IRSA)."""
     secret_key: str | None = None
@@ -177,6 +181,8 @@ def load_settings(
             )
         )
     layers.append((f"profile {profile}", PROFILES.get(profile, {})))
+    if region := aws.region(environ):
+        layers.append(("the AWS configuration", {"s3": {"region": region}}))
 
     merged: dict[str, Any] = {}
     sources: dict[str, str] = {}

@@ -157,10 +157,13 @@ class S3Storage:
         text = str(error).split("\n")[0][:300]
         if isinstance(error, FileNotFoundError) or type(error).__name__ == "NotFoundError":
             return ObjectNotFound("there is no such object", where=where)
+        region = "configured region" in str(error) or "AuthorizationHeaderMalformed" in str(error)
         return ObjectStoreUnavailable(
             f"S3 does not answer as it should: {text}",
             where=where,
-            fix="check endpoint, credentials and bucket",
+            fix="set SLIPWAY_S3_REGION, or AWS_REGION, to the region of the bucket"
+            if region
+            else "check endpoint, credentials and bucket",
         )
 
 

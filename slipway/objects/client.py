@@ -36,6 +36,7 @@ _DENIED = {
     "403",
     "401",
 }
+_OTHER_REGION = {"AuthorizationHeaderMalformed", "PermanentRedirect", "IllegalLocationConstraintException"}
 _CONFLICT = {"PreconditionFailed", "ConditionalRequestConflict", "412", "409"}
 _UNREACHABLE = (
     boto.EndpointConnectionError,
@@ -124,6 +125,12 @@ def _from_answer(error: boto.ClientError, uri: str, endpoint: str | None) -> Obj
         return ObjectNotFound("there is no such object", where=uri)
     if code in _CONFLICT or status in (409, 412):
         return ObjectConflict(f"somebody else wrote it first ({code})", where=uri)
+    if code in _OTHER_REGION:
+        return ObjectError(
+            f"the bucket is in another region: {message} ({code})",
+            where=uri,
+            fix="set SLIPWAY_S3_REGION, or AWS_REGION, to the region of the bucket",
+        )
     if code in _DENIED or status in (401, 403):
         return ObjectDenied(
             f"{endpoint or 'AWS'} refuses us: {message} ({code})",

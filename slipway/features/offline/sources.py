@@ -17,6 +17,7 @@ from feast.data_format import ParquetFormat
 from feast.data_source import DataSource
 from feast.infra.offline_stores.file_source import FileSource
 
+from slipway import aws
 from slipway.errors import FeatureSourceError, ObjectError, SettingsError
 from slipway.features.storage import storage_options
 from slipway.objects import ObjectStore
@@ -188,7 +189,7 @@ def open_place(
             access_key=credentials.get("AWS_ACCESS_KEY_ID"),
             secret_key=credentials.get("AWS_SECRET_ACCESS_KEY"),
             session_token=credentials.get("AWS_SESSION_TOKEN"),
-            region=credentials.get("AWS_DEFAULT_REGION", chosen.region),
+            region=aws.region(credentials) or chosen.region,
         )
     return Source(uri, chosen)
 
@@ -197,12 +198,14 @@ def s3_from(options: Mapping[str, Any] | None) -> S3 | None:
     """The `s3` part of the store's configuration."""
     if options is None:
         return None
+    region = aws.region(os.environ)
     try:
-        return msgspec.convert(dict(options), S3)
+        return msgspec.convert({**({"region": region} if region else {}), **options}, S3)
     except msgspec.ValidationError as error:
         raise SettingsError(f"{error}", where="offline_store.s3 in feature_store.yaml") from error
 
 
+_OTHER_REGION = "set SLIPWAY_S3_REGION, or AWS_REGION, to the region of the bucket"
 # What S3 servers answer, by the code in their text; object_store passes it on in its messages.
 _ANSWERS = {
     "NoSuchBucket": ("there is no such bucket", "make the bucket, or mend the address of the source"),
@@ -214,6 +217,8 @@ _ANSWERS = {
     ),
     "InvalidAccessKeyId": ("S3 does not know the access key", "set SLIPWAY_S3_ACCESS_KEY and _SECRET_KEY"),
     "SignatureDoesNotMatch": ("the secret key is wrong", "set SLIPWAY_S3_ACCESS_KEY and _SECRET_KEY"),
+    "AuthorizationHeaderMalformed": ("the bucket is in another region", _OTHER_REGION),
+    "PermanentRedirect": ("the bucket is in another region", _OTHER_REGION),
     "AccessDenied": ("these credentials may not read it", "grant s3:GetObject and s3:ListBucket on it"),
 }
 
@@ -228,6 +233,9 @@ def _explain(error: Exception, source: Source) -> FeatureSourceError:
     for code, (what, fix) in _ANSWERS.items():
         if f"<Code>{code}</Code>" in text:
             return said(f"{what} ({code})", fix)
+    if "incorrectly configured region" in text:
+        # Of a redirect object_store shows no more than this.
+        return said("the bucket is in another region", _OTHER_REGION)
     if isinstance(error, PermissionError) or "403 Forbidden" in text or "401 Unauthorized" in text:
         return said("these credentials may not read it", "grant the right to read it to them, or use others")
     if "expanded paths were empty" in text:
