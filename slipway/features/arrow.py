@@ -105,11 +105,13 @@ def _bytes(column: pa.Array) -> list[bytes | None]:
 
 def _pack_numbers(inner: str, column: pa.Array) -> Column | None:
     column = column.cast(pa.large_list(_SLOT_TYPES[inner]))
-    values = column.values
+    # Those of these rows alone, which may be a part of a longer column.
+    offsets = column.offsets.to_numpy()
+    values = column.values.slice(offsets[0], offsets[-1] - offsets[0])
     if values.null_count:
         return None
     raw = values.to_numpy(zero_copy_only=False).astype(SLOTS[inner]).tobytes()
-    ends = (column.offsets.to_numpy() * np.dtype(SLOTS[inner]).itemsize).tolist()
+    ends = ((offsets - offsets[0]) * np.dtype(SLOTS[inner]).itemsize).tolist()
     items: list[bytes | None] = [raw[start:end] for start, end in itertools.pairwise(ends)]
     for at in np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False)).tolist():
         items[at] = None

@@ -33,6 +33,9 @@ from slipway.features.server import Server
 from slipway.features.service import entity_types
 from slipway.settings import load_settings
 
+BLOCK_ROWS = 100_000
+"""Rows of a table that are packed, then written, at a time."""
+
 Row = tuple[EntityKey, Mapping[str, Value], datetime, datetime | None]
 ReadRow = tuple[datetime | None, dict[str, Value] | None]
 
@@ -117,13 +120,19 @@ class PackedOnlineStore(OnlineStore):
                 column_of(table, source.created_timestamp_column, packing.where),
                 where=f"{packing.where}, column {source.created_timestamp_column}",
             )
-        keys = table_keys(config.project, view.name, packing.key_types, table, where=packing.where)
-        blobs = packing.pack(pack_table(packing, table), event, created)
-        if None in keys:
-            named = [(key, blob) for key, blob in zip(keys, blobs, strict=True) if key is not None]
-            keys, blobs = [key for key, _ in named], [blob for _, blob in named]
         self._announce(config, view, packing)
-        return self._server(config).write(keys, blobs, progress)  # type: ignore[arg-type]
+        server, written = self._server(config), 0
+        # Block by block: a row as Python's bytes takes several times what it takes in Arrow.
+        for start in range(0, table.num_rows, BLOCK_ROWS):
+            block = slice(start, start + BLOCK_ROWS)
+            rows = table.slice(start, BLOCK_ROWS)
+            keys = table_keys(config.project, view.name, packing.key_types, rows, where=packing.where)
+            blobs = packing.pack(pack_table(packing, rows), event[block], created[block])
+            if None in keys:
+                named = [(key, blob) for key, blob in zip(keys, blobs, strict=True) if key is not None]
+                keys, blobs = [key for key, _ in named], [blob for _, blob in named]
+            written += server.write(keys, blobs, progress)  # type: ignore[arg-type]
+        return written
 
     # Reading
 

@@ -9,6 +9,11 @@ import polars as pl
 from slipway.features.offline.sources import Source
 from slipway.features.offline.times import check_time, microseconds, time_range
 
+BATCH_ROWS = 250_000
+"""Rows that are read before only the newest of each key are kept: memory follows the keys, not the rows."""
+
+_ROW = "slipway:row"
+
 
 def rows_between(
     source: Source, columns: list[str], timestamp: str, start: datetime | None, end: datetime | None
@@ -34,18 +39,30 @@ def newest_between(
     """
     times = [timestamp, *([created] if created else [])]
     rows = _rows(source, [*keys, *columns], times, start, end)
+    if keys:
+        rows = rows.filter(pl.col(key).is_not_null() for key in keys)
     with source.reading():
-        if not keys:
-            return rows.collect(engine="streaming").sort(times, nulls_last=False, maintain_order=True).tail(1)
-        frame = rows.filter(pl.col(key).is_not_null() for key in keys).collect(engine="streaming")
-        order = frame.lazy().select(*keys, *times).with_row_index("slipway:row")
-        winners = (
-            order.sort(*times, nulls_last=False, maintain_order=True)
-            .unique(keys, keep="last", maintain_order=True)
-            .select("slipway:row")
-            .collect()
-        )
-        return frame[winners["slipway:row"]]
+        found, waiting, count = rows.head(0).collect(), [], 0
+        for batch in rows.collect_batches(chunk_size=BATCH_ROWS, maintain_order=True, engine="streaming"):
+            waiting.append(batch)
+            count += len(batch)
+            # Never fewer than were found so far: each row is then compared twice or so, however many keys.
+            if count >= max(BATCH_ROWS, len(found)):
+                found, waiting, count = _newest([found, *waiting], keys, times), [], 0
+        return _newest([found, *waiting], keys, times)
+
+
+def _newest(parts: list[pl.DataFrame], keys: list[str], times: list[str]) -> pl.DataFrame:
+    """Of each key the row that comes last by these times, then by its place in the parts."""
+    frame = pl.concat(parts)
+    order = (
+        frame.lazy()
+        .select(*keys, *times)
+        .with_row_index(_ROW)
+        .sort(*times, nulls_last=False, maintain_order=True)
+    )
+    last = order.group_by(keys).agg(pl.col(_ROW).last()) if keys else order.tail(1)
+    return frame[last.select(pl.col(_ROW).sort()).collect().to_series()]
 
 
 def _rows(

@@ -18,7 +18,9 @@ from feast.types import Float64, Int64, String
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from slipway.features.offline import PolarsOfflineStore
 from slipway.features.offline import history as history_module
+from slipway.features.offline import latest as latest_module
 from tests.offline_store import OURS, empty_registry, historical, reference, repo_config, values, view
 
 START = datetime(2013, 1, 1, tzinfo=UTC)
@@ -57,6 +59,7 @@ def folder() -> Iterator[Path]:
 def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     # A history of twenty rows is then read in several pieces, as a large one is.
     monkeypatch.setattr(history_module, "BATCH_ROWS", 4)
+    monkeypatch.setattr(latest_module, "BATCH_ROWS", 4)
 
 
 @pytest.fixture(scope="module")
@@ -213,6 +216,35 @@ def test_keys_of_two_columns(
     assert values(frame, "value") == reference(asked, rows, {"key": "key", "place": "place"})
 
 
+@quick
+@given(
+    rows=history_rows,
+    files=st.integers(1, 3),
+    keyed=st.booleans(),
+    window=st.tuples(st.integers(0, 12), st.integers(0, 12)),
+)
+def test_the_newest_of_each_key_is_what_a_scan_finds(
+    folder: Path, config: Any, rows: list[Any], files: int, keyed: bool, window: tuple[int, int]
+) -> None:
+    start, end = (START + timedelta(hours=hour) for hour in sorted(window))
+    names = ["key"] if keyed else []
+    source = view("v", write(folder, rows, files), keys={"key": Int64} if keyed else {}).batch_source
+    found = PolarsOfflineStore.pull_latest_from_table_or_query(
+        config, source, names, ["value"], "ts", "created", start, end
+    ).to_polars()
+    newest: dict[Any, Any] = {}
+    for place, row in enumerate(rows):
+        key = row["key"] if keyed else "all"
+        if key is None or row["ts"] is None or not start <= row["ts"] <= end:
+            continue
+        order = (row["ts"], row["created"] or START - timedelta(days=1), place)
+        if key not in newest or newest[key][0] < order:
+            newest[key] = (order, row["value"])
+    assert len(found) == len(newest)
+    answers = zip(found["key"] if keyed else ["all"] * len(found), found["value"], strict=True)
+    assert dict(answers) == {key: value for key, (_, value) in newest.items()}
+
+
 present = st.integers(0, 12).map(lambda hour: START + timedelta(hours=hour))
 
 
@@ -250,6 +282,80 @@ def test_feasts_duckdb_store_says_the_same(
         ).to_df()
         # duckdb does not keep the order of the rows.
         return values(answer.sort_values("row"), "value")
+
+    theirs = ask(repo_config(folder, {"type": "duckdb"}), store=DuckDBOfflineStore)
+    assert ask(repo_config(folder, OURS)) == theirs
+
+
+@settings(quick, max_examples=15)
+@given(
+    asked=st.lists(
+        st.fixed_dictionaries(
+            {"key": keys, "place": st.sampled_from(["a", "b"]), "event_timestamp": present}
+        ),
+        min_size=1,
+        max_size=10,
+    ),
+    by_key=st.lists(
+        st.fixed_dictionaries(
+            {"key": st.integers(0, 3), "ts": present, "value": st.none() | st.floats(-9, 9)}
+        ),
+        min_size=1,
+        max_size=15,
+        unique_by=lambda row: (row["key"], row["ts"]),
+    ),
+    by_place=st.lists(
+        st.fixed_dictionaries(
+            {
+                "place": st.sampled_from(["a", "c"]),
+                "ts": present,
+                "count": st.integers(0, 9),
+                "name": st.text("xy"),
+            }
+        ),
+        min_size=1,
+        max_size=15,
+        unique_by=lambda row: (row["place"], row["ts"]),
+    ),
+    zone=st.sampled_from(["UTC", "Asia/Kathmandu", None]),
+)
+def test_feasts_duckdb_store_says_the_same_of_several_views(
+    folder: Path,
+    config: Any,
+    registry: Any,
+    asked: list[Any],
+    by_key: list[Any],
+    by_place: list[Any],
+    zone: str | None,
+) -> None:
+    times = pl.col("ts").dt.convert_time_zone(zone) if zone else pl.col("ts").dt.replace_time_zone(None)
+    kinds = {"key": pl.Int64, "value": pl.Float64, "ts": pl.Datetime("us", "UTC")}
+    pl.DataFrame(by_key, kinds, orient="row").with_columns(times).write_parquet(folder / "by_key.parquet")
+    pl.DataFrame(by_place).write_parquet(folder / "by_place.parquet")
+    views = [
+        view("v", folder / "by_key.parquet", {"value": Float64}, ttl=timedelta(hours=3)),
+        view(
+            "w",
+            folder / "by_place.parquet",
+            {"count": Int64, "name": String},
+            keys={"place": String},
+            ttl=timedelta(hours=9),
+        ),
+    ]
+    frame = pd.DataFrame(
+        {
+            "row": range(len(asked)),
+            "key": pd.array([row["key"] for row in asked], "Int64"),
+            "place": [row["place"] for row in asked],
+            "event_timestamp": pd.to_datetime([row["event_timestamp"] for row in asked]),
+        }
+    )
+
+    def ask(store_config: Any, **how: Any) -> list[list[Any]]:
+        features = ["v:value", "w:count", "w:name"]
+        answer = historical(store_config, views, frame.copy(), features, registry=registry, **how).to_df()
+        answer = answer.sort_values("row")
+        return [values(answer, name) for name in ("value", "count", "name")]
 
     theirs = ask(repo_config(folder, {"type": "duckdb"}), store=DuckDBOfflineStore)
     assert ask(repo_config(folder, OURS)) == theirs
