@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import polars as pl
+import pytest
 from feast import Entity, FeatureView, Field, FileSource, RepoConfig, ValueType
 from feast.infra.offline_stores.offline_store import RetrievalJob
 from feast.infra.registry.registry import Registry
@@ -17,6 +19,38 @@ from slipway.features.offline import PolarsOfflineStore
 
 OURS = {"type": "slipway.features.offline.PolarsOfflineStore"}
 VALUE_TYPES = {Int64: ValueType.INT64, PrimitiveFeastType.STRING: ValueType.STRING}
+
+AGES = [
+    pytest.param({}, {"value": [2.0]}, [None, 2.0], id="a column that came later"),
+    pytest.param({"value": [1.0]}, {}, [1.0, None], id="a column that is gone"),
+    pytest.param({"value": [1]}, {"value": [2.5]}, [1.0, 2.5], id="integers, then with gaps, as floats"),
+    pytest.param({"value": [1.5]}, {"value": [2]}, [1.5, 2.0], id="floats, then integers"),
+    pytest.param(
+        {"value": pl.Series([1], dtype=pl.Int32)},
+        {"value": [2**40]},
+        [1, 2**40],
+        id="integers that grew wider",
+    ),
+    pytest.param({"value": [None]}, {"value": [2.5]}, [None, 2.5], id="nothing but nulls at first"),
+    pytest.param({"value": [1.0], "more": ["x"]}, {"value": [2.0]}, [1.0, 2.0], id="a column of no use"),
+]
+"""What the first file of a place has and the last, and the values of both."""
+AGE_TIMES = [datetime(2013, 1, 1, tzinfo=UTC), datetime(2013, 2, 10, tzinfo=UTC)]
+
+
+def files_of_ages(
+    first: dict[str, Any], last: dict[str, Any], zone: str | None, unit: Any
+) -> dict[str, pl.DataFrame]:
+    """By their place below the source's: one row of key 1 at each of AGE_TIMES, the last in this zone and
+    unit and with its columns in another order.
+    """
+    before, after = (pl.Series([moment], dtype=pl.Datetime("us", "UTC")) for moment in AGE_TIMES)
+    after = after.dt.cast_time_unit(unit)
+    after = after.dt.convert_time_zone(zone) if zone else after.dt.replace_time_zone(None)
+    return {
+        "month=1/a.parquet": pl.DataFrame(first | {"key": [1], "ts": before}),
+        "month=2/a.parquet": pl.DataFrame(last | {"ts": after, "key": [1]}),
+    }
 
 
 def repo_config(folder: Path, offline: Mapping[str, Any] = OURS) -> RepoConfig:

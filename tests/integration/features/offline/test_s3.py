@@ -24,7 +24,7 @@ from slipway.errors import FeatureSourceError
 from slipway.features.offline import PolarsOfflineStore
 from slipway.objects import ObjectStore
 from slipway.settings import S3, Settings
-from tests.offline_store import OURS, historical, repo_config, view
+from tests.offline_store import AGE_TIMES, AGES, OURS, files_of_ages, historical, repo_config, view
 
 START = datetime(2013, 1, 1, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -84,6 +84,52 @@ def test_a_prefix_ends_at_its_border_and_may_hold_other_things(
     by_month = view("v", f"{place}/v1", {"value": Float64}, keys={"month": Int64})
     rows = asked(50, 50).select("event_timestamp", month=pl.Series([1, 2]))
     assert ask(config(tmp_path, platform.s3), [by_month], rows) == [1.0, 31.0]
+
+
+@pytest.mark.parametrize(("first", "last", "values"), AGES)
+@pytest.mark.parametrize(("zone", "unit"), [("UTC", "us"), ("America/New_York", "ms"), (None, "ns")])
+def test_files_of_one_prefix_that_were_written_at_different_times(
+    tmp_path: Any,
+    platform: Settings,
+    store: ObjectStore,
+    place: str,
+    first: dict[str, Any],
+    last: dict[str, Any],
+    values: list[Any],
+    zone: str | None,
+    unit: Any,
+) -> None:
+    place = place.replace(" ", "-").replace(",", "")
+    for name, frame in files_of_ages(first, last, zone, unit).items():
+        store.put(f"{place}/{name}", parquet(frame))
+    where, at = config(tmp_path, platform.s3), view("v", place)
+    entity_rows = pl.DataFrame({"key": [1, 1], "event_timestamp": AGE_TIMES})
+    assert ask(where, [at], entity_rows) == values
+    source = at.batch_source
+    pulled = PolarsOfflineStore.pull_all_from_table_or_query(where, source, ["key"], ["value"], "ts")
+    rows = pulled.to_polars().sort("ts")
+    assert rows["value"].to_list() == values
+    assert rows["ts"].dt.convert_time_zone("UTC").to_list() == AGE_TIMES
+    # What materialization takes, from the whole of it and from the older file alone.
+    for end, value in zip(reversed(AGE_TIMES), reversed(values), strict=True):
+        newest = PolarsOfflineStore.pull_latest_from_table_or_query(
+            where, source, ["key"], ["value"], "ts", None, AGE_TIMES[0], end
+        )
+        assert newest.to_polars()["value"].to_list() == [value]
+
+
+def test_rows_are_added_to_a_prefix_whose_files_differ_in_age(
+    tmp_path: Any, platform: Settings, store: ObjectStore, place: str
+) -> None:
+    ages = files_of_ages({"value": [1]}, {"value": [2.5], "more": ["x"]}, "UTC", "ns")
+    for name, frame in ages.items():
+        store.put(f"{place}/{name}", parquet(frame))
+    added = {"key": [1], "ts": [AGE_TIMES[1] + DAY], "value": [3.5], "more": ["y"], "month": [2]}
+    where, at = config(tmp_path, platform.s3), view("v", place)
+    PolarsOfflineStore.offline_write_batch(where, at, pl.DataFrame(added).to_arrow(), None)
+    moments = [*AGE_TIMES, AGE_TIMES[1] + DAY]
+    entity_rows = pl.DataFrame({"key": [1, 1, 1], "event_timestamp": moments})
+    assert ask(where, [at], entity_rows) == [1.0, 2.5, 3.5]
 
 
 def test_the_endpoint_is_that_of_the_source_then_of_the_settings(

@@ -27,7 +27,7 @@ from feast.types import Bool, Float64, Int64, String
 
 from slipway.errors import FeatureSourceError
 from slipway.features.offline import PolarsOfflineStore
-from tests.offline_store import historical, repo_config, values, view
+from tests.offline_store import AGE_TIMES, AGES, files_of_ages, historical, repo_config, values, view
 
 NOON = datetime(2013, 3, 10, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -361,23 +361,7 @@ def test_the_newest_of_a_key_by_time_then_creation_then_place(tmp_path: Path) ->
     assert sorted(latest["value"].to_list()) == [2, 5, 7]
 
 
-@pytest.mark.parametrize(
-    ("first", "last", "values"),
-    [
-        pytest.param({}, {"value": [2.0]}, [None, 2.0], id="a column that came later"),
-        pytest.param({"value": [1.0]}, {}, [1.0, None], id="a column that is gone"),
-        pytest.param({"value": [1]}, {"value": [2.5]}, [1.0, 2.5], id="integers, then with gaps, as floats"),
-        pytest.param({"value": [1.5]}, {"value": [2]}, [1.5, 2.0], id="floats, then integers"),
-        pytest.param(
-            {"value": pl.Series([1], dtype=pl.Int32)},
-            {"value": [2**40]},
-            [1, 2**40],
-            id="integers that grew wider",
-        ),
-        pytest.param({"value": [None]}, {"value": [2.5]}, [None, 2.5], id="nothing but nulls at first"),
-        pytest.param({"value": [1.0], "more": ["x"]}, {"value": [2.0]}, [1.0, 2.0], id="a column of no use"),
-    ],
-)
+@pytest.mark.parametrize(("first", "last", "values"), AGES)
 @pytest.mark.parametrize("zone", ["UTC", "America/New_York", None])
 @pytest.mark.parametrize("unit", ["ms", "us", "ns"])
 def test_files_of_one_place_that_were_written_at_different_times(
@@ -388,20 +372,11 @@ def test_files_of_one_place_that_were_written_at_different_times(
     zone: str | None,
     unit: Any,
 ) -> None:
-    start = datetime(2013, 1, 1, tzinfo=UTC)
-    later = start + timedelta(days=40)
     place = tmp_path / "h"
-    for month, moment in ((1, start), (2, later)):
-        (place / f"month={month}").mkdir(parents=True)
-        times = pl.Series([moment], dtype=pl.Datetime("us", "UTC"))
-        if month == 2:
-            times = times.dt.cast_time_unit(unit)
-            times = times.dt.convert_time_zone(zone) if zone else times.dt.replace_time_zone(None)
-        columns = {"key": [1], "ts": times} if month == 1 else {"ts": times, "key": [1]}
-        pl.DataFrame((first if month == 1 else last) | columns).write_parquet(
-            place / f"month={month}/a.parquet"
-        )
-    asked = pl.DataFrame({"key": [1, 1], "event_timestamp": [start, later]})
+    for name, frame in files_of_ages(first, last, zone, unit).items():
+        (place / name).parent.mkdir(parents=True)
+        frame.write_parquet(place / name)
+    asked = pl.DataFrame({"key": [1, 1], "event_timestamp": AGE_TIMES})
     table = historical(repo_config(tmp_path), [view("v", place)], asked, ["v:value"]).to_arrow()
     assert table["value"].to_pylist() == values
 
