@@ -194,6 +194,28 @@ def test_a_broken_row_goes_to_the_rejects_with_its_reason_and_the_others_stay(
     assert len(accepted) + len(rejects) == ROWS + len(BROKEN) + 1
 
 
+def test_a_broken_row_of_a_parquet_file_goes_to_the_rejects_too(
+    own: Settings, few: list[dict[str, str]], csv: Callable[..., Path], tmp_path: Path
+) -> None:
+    typed = pl.read_csv(csv(few), null_values=["NA"], try_parse_dates=True)
+    sound = typed.filter(pl.col("arr_delay").is_not_null() & (pl.col("dest") == "IAH")).head(1)
+    broken = {
+        "distance is 17.5, not a whole number": sound.with_columns(distance=pl.lit(17.5)),
+        "carrier is missing": sound.with_columns(carrier=pl.lit(None, pl.String)),
+        "dep_delay is 9999: is outside of -120 to 4320 minutes": sound.with_columns(dep_delay=9999),
+    }
+    path = tmp_path / "own.parquet"
+    pl.concat([typed, *broken.values()], how="vertical_relaxed").write_parquet(path)
+    done = ingest(own, files={"flights": path})
+    assert done.dataset.manifest.tables["flights"].rows == ROWS
+    rejects = table(own, "rejects").filter(table="flights").sort("row")
+    assert rejects["row"].to_list() == [ROWS + 1, ROWS + 2, ROWS + 3]
+    for reason, given in zip(broken, rejects["reasons"], strict=True):
+        assert reason in given.split("; ")
+    again = ingest(own, files={"flights": path})
+    assert (again.dataset.digest, again.dataset.created) == (done.dataset.digest, False)
+
+
 def test_a_file_that_is_mostly_broken_is_refused_and_nothing_is_published(
     own: Settings, few: list[dict[str, str]], csv: Callable[..., Path]
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import datetime as dt
 import ipaddress
 import ssl
@@ -15,13 +16,14 @@ from datetime import UTC, timedelta
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import redis
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from feast import Entity, FeatureView, Field, FileSource, ValueType
+from feast import Entity, FeatureView, Field, FileSource, PushSource, ValueType
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 from feast.types import Float64, Int64
@@ -374,6 +376,44 @@ async def test_a_cluster_serves_reads_writes_and_teardown(
     prefix = KEYS.prefix.partition(b"{")[0]
     assert server_for(url, cluster=True).delete([prefix], b"slipway:reliable:") == 300
     assert sum(client.dbsize() for client in clients) == 0
+
+
+@pytest.mark.parametrize("kind", ["password", "tls", "cluster"])
+async def test_feast_goes_all_its_ways_on_a_server_of_every_kind(
+    tmp_path: Path, tls: tuple[str, Path], cluster: list[ValkeyServer], kind: str
+) -> None:
+    """apply, materialize, push, both reads, teardown: what the tests above do below Feast."""
+    with contextlib.ExitStack() as stack:
+        if kind == "password":
+            url = stack.enter_context(ValkeyServer(tmp_path / "valkey", password="s3cret")).url
+        elif kind == "tls":
+            url = f"{tls[0]}?ssl_ca_certs={tls[1]}"
+        else:
+            url = cluster[0].url
+        store = make_store(tmp_path, url, project=f"kind_{kind}", cluster=kind == "cluster")
+        drivers = list(range(50))
+        frame = pd.DataFrame({"driver": drivers, "ts": NOW, "count": [float(n) for n in drivers]})
+        frame.to_parquet(tmp_path / "trips.parquet")
+        batch = FileSource(path=str(tmp_path / "trips.parquet"), timestamp_field="ts")
+        push = PushSource(name="stream", batch_source=batch)
+        driver = Entity(name="driver", join_keys=["driver"], value_type=ValueType.INT64)
+        schema = [Field(name="count", dtype=Float64), Field(name="driver", dtype=Int64)]
+        store.apply([driver, FeatureView(name="trips", entities=[driver], source=push, schema=schema)])
+        store.materialize(NOW - timedelta(hours=1), NOW + timedelta(hours=1))
+        later = NOW + timedelta(minutes=5)
+        store.push("stream", pd.DataFrame({"driver": [0, 99], "ts": later, "count": [0.5, 99.5]}))
+        asked = [{"driver": number} for number in (*drivers, 99, 100)]
+        wanted = [0.5, *map(float, drivers[1:]), 99.5, None]
+        assert store.get_online_features(["trips:count"], asked).to_dict()["count"] == wanted
+        found = await store.get_online_features_async(["trips:count"], asked)
+        assert found.to_dict()["count"] == wanted
+        server = server_for(url, cluster=kind == "cluster")
+        named = KeyMaker(store.project, "trips", VIEW.join_keys, VIEW.key_types)
+        keys = [key for key in named.make({"driver": drivers}, len(drivers)) if key]
+        assert None not in server.read(keys)
+        store.teardown()
+        assert set(server.read(keys)) == {None}
+        await store.close()
 
 
 def test_all_views_of_an_entity_share_a_hash_slot(cluster: list[ValkeyServer]) -> None:

@@ -7,17 +7,21 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from feast import Entity, FeatureStore, FeatureView, Field, PushSource, ValueType
+from feast.data_source import PushMode
 from feast.errors import SavedDatasetLocationAlreadyExists
 from feast.feature_logging import LoggingConfig
 from feast.infra.offline_stores.file_source import FileLoggingDestination, SavedDatasetFileStorage
+from feast.types import Float64, Int64
 
 from slipway.errors import FeatureSourceError
 from slipway.features.offline import PolarsOfflineStore
-from tests.offline_store import OURS, historical, repo_config, view
+from tests.offline_store import OURS, historical, repo_config, values, view
 
 NOON = datetime(2013, 3, 10, 12, tzinfo=UTC)
 
@@ -48,6 +52,24 @@ def test_a_place_gets_one_file_a_batch(tmp_path: Path) -> None:
     asked = pl.DataFrame({"key": [3], "event_timestamp": [NOON]})
     answer = historical(repo_config(tmp_path), [feature_view], asked, ["v:value"]).to_polars()
     assert answer["value"].to_list() == [1.5]
+
+
+def test_rows_that_come_through_feast_are_there_at_once(tmp_path: Path) -> None:
+    add(tmp_path, "history", rows(1))
+    push = PushSource(name="stream", batch_source=view("v", "history").batch_source)
+    key = Entity(name="key", join_keys=["key"], value_type=ValueType.INT64)
+    schema = [Field(name="value", dtype=Float64), Field(name="key", dtype=Int64)]
+    feature_view = FeatureView(name="v", entities=[key], source=push, schema=schema)
+    store = FeatureStore(config=repo_config(tmp_path))
+    store.apply([key, feature_view])
+    store.write_to_offline_store("v", rows(2).to_pandas())
+    store.push("stream", rows(3).to_pandas(), to=PushMode.OFFLINE)
+    store.push("stream", rows(4).to_pandas(), to=PushMode.ONLINE_AND_OFFLINE)
+    asked = pd.DataFrame({"key": [1, 2, 3, 4, 5], "event_timestamp": NOON})
+    answer = store.get_historical_features(asked, ["v:value"]).to_df()
+    assert values(answer, "value") == [0.5, 1.0, 1.5, 2.0, None]
+    online = store.get_online_features(["v:value"], [{"key": key} for key in (3, 4)]).to_dict()
+    assert online["value"] == [None, 2.0]
 
 
 def test_a_single_file_is_written_anew_with_the_rows(tmp_path: Path) -> None:
