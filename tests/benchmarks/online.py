@@ -1,9 +1,14 @@
-"""Online reads and materialization against Feast's Redis store and a bare MGET, on one Valkey."""
+"""Online reads and materialization against Feast's Redis store and a bare MGET, on one Valkey.
+
+`BENCH_GROWTH=1` measures growth with rows and keys instead and draws docs/images/online-growth.svg;
+`BENCH_SIZES=100000,1000000` narrows it down, `BENCH_TIMEOUT=120` bounds one materialization.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import io
+import os
 import statistics
 import tempfile
 import time
@@ -40,21 +45,15 @@ PEER = {"offline_store": {"type": "duckdb"}, "batch_engine": {"type": "local"}}
 
 def run() -> None:
     warnings.filterwarnings("ignore")
+    if os.environ.get("BENCH_GROWTH"):
+        from tests.benchmarks import _online_growth
+
+        _online_growth.run()
+        return
     with tempfile.TemporaryDirectory() as folder, ValkeyServer(Path(folder) / "valkey") as valkey:
         now = datetime.now(UTC)
         write_source(Path(folder), now)
-        ours = open_store(
-            Path(folder),
-            "ours",
-            online_store={**PACKED, "url": valkey.url},
-            **OURS,
-        )
-        peer = open_store(
-            Path(folder),
-            "peer",
-            online_store={"type": "redis", "connection_string": f"127.0.0.1:{valkey.port},db=1"},
-            **PEER,
-        )
+        ours, peer = (store_of(Path(folder), name, valkey.port) for name in ("ours", "peer"))
         compare_materialization(ours, peer, now, valkey.url)
         compare_reads(ours, peer, valkey.url)
 
@@ -65,6 +64,14 @@ def write_source(folder: Path, now: datetime) -> None:
     columns["ts"] = pa.array([now - timedelta(minutes=5)] * KEYS, pa.timestamp("us", "UTC"))
     columns |= {name: rng.random(KEYS) for name in FEATURES}
     pq.write_table(pa.table(columns), folder / "drivers.parquet")
+
+
+def store_of(folder: Path, name: str, port: int) -> FeatureStore:
+    """`ours` or `peer`, over the Parquet file of the folder and the Valkey on this port."""
+    if name == "ours":
+        return open_store(folder, name, online_store={**PACKED, "url": f"redis://127.0.0.1:{port}/0"}, **OURS)
+    redis_store = {"type": "redis", "connection_string": f"127.0.0.1:{port},db=1"}
+    return open_store(folder, name, online_store=redis_store, **PEER)
 
 
 def open_store(folder: Path, name: str, **parts: Any) -> FeatureStore:
@@ -80,7 +87,7 @@ def open_store(folder: Path, name: str, **parts: Any) -> FeatureStore:
     view = FeatureView(
         name="drivers",
         entities=[driver],
-        ttl=timedelta(days=1),
+        ttl=timedelta(days=60),
         schema=[*(Field(name=name, dtype=Float64) for name in FEATURES), Field(name="driver", dtype=String)],
         source=FileSource(path=str(folder / "drivers.parquet"), timestamp_field="ts"),
     )
@@ -109,40 +116,10 @@ def compare_materialization(ours: FeatureStore, peer: FeatureStore, now: datetim
 
 
 def compare_reads(ours: FeatureStore, peer: FeatureStore, url: str) -> None:
-    client = redis.from_url(url)
-    columns = tuple(Column(name, view="drivers") for name in FEATURES)
-    described = describe_service(ours, "all")
-    lookup = FeatureLookup(
-        described,
-        (TensorInput("x", "FP32", (-1, len(FEATURES)), columns),),
-        Settings(online=Online(url=url, timeout=5)),
-    )
-    services = {name: store.get_feature_service("all") for name, store in (("o", ours), ("p", peer))}
     print(f"read {len(FEATURES)} features of 1 view, p50 in ms; ratios to the lookup, and to Feast on Redis")
     for count, rounds in ROUNDS.items():
         names = [f"driver-{n * 7}" for n in range(count)]
-        keys = [f"slipway:ours:drivers:{{s={name}}}".encode() for name in names]
-        assert all(client.mget(keys))
-        entities = {"driver": names}
-        rows = [{"driver": name} for name in names]
-
-        def lookup_now(entities: dict[str, list[str]] = entities) -> Any:
-            return lookup.read_now(entities)
-
-        def bare(keys: list[bytes] = keys) -> Any:
-            return client.mget(keys)
-
-        def feast_ours(rows: list[dict[str, str]] = rows) -> Any:
-            return ours.get_online_features(services["o"], rows)
-
-        def feast_redis(rows: list[dict[str, str]] = rows) -> Any:
-            return peer.get_online_features(services["p"], rows)
-
-        p50 = interleave(
-            {"bare MGET": bare, "lookup": lookup_now, "Feast, ours": feast_ours, "Feast, Redis": feast_redis},
-            rounds,
-        )
-        np.testing.assert_allclose(lookup_now().tensors["x"][:, 0], feast_redis().to_dict()["f0"], rtol=1e-6)
+        p50 = read_p50(ours, peer, url, [names] * rounds)
         print(f"  {count:3} entities")
         for name, value in p50.items():
             print(
@@ -150,17 +127,49 @@ def compare_reads(ours: FeatureStore, peer: FeatureStore, url: str) -> None:
                 f"   {p50['Feast, Redis'] / value:6.1f} x faster than Feast on Redis"
             )
         print(f"    lookup / bare MGET = {p50['lookup'] / p50['bare MGET']:.2f}")
+
+
+def read_p50(ours: FeatureStore, peer: FeatureStore, url: str, asked: list[list[str]]) -> dict[str, float]:
+    """Seconds of each way to read; `asked` are the entities of each round."""
+    client = redis.from_url(url)
+    columns = tuple(Column(name, view="drivers") for name in FEATURES)
+    lookup = FeatureLookup(
+        describe_service(ours, "all"),
+        (TensorInput("x", "FP32", (-1, len(FEATURES)), columns),),
+        Settings(online=Online(url=url, timeout=5)),
+    )
+    service, their_service = (store.get_feature_service("all") for store in (ours, peer))
+    # What each of them takes, made beforehand.
+    keys = [[f"slipway:ours:drivers:{{s={name}}}".encode() for name in names] for names in asked]
+    entities = [{"driver": names} for names in asked]
+    rows = [[{"driver": name} for name in names] for names in asked]
+    assert all(client.mget(keys[0]))
+    calls: dict[str, Callable[[int], Any]] = {
+        "bare MGET": lambda at: client.mget(keys[at]),
+        "lookup": lambda at: lookup.read_now(entities[at]),
+        "Feast, ours": lambda at: ours.get_online_features(service, rows[at]),
+        "Feast, Redis": lambda at: peer.get_online_features(their_service, rows[at]),
+    }
+    p50 = interleave(calls, len(asked))
+    theirs = np.array(calls["Feast, Redis"](0).to_dict()["f0"], float)
+    assert np.isfinite(theirs).all()
+    np.testing.assert_allclose(
+        lookup.read_now(entities[0]).tensors["x"][:, 0],
+        calls["Feast, ours"](0).to_dict()["f0"],
+        rtol=1e-6,
+    )
     lookup.close_now()
+    return p50
 
 
-def interleave(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
+def interleave(calls: dict[str, Callable[[int], Any]], rounds: int) -> dict[str, float]:
     times: dict[str, list[float]] = {name: [] for name in calls}
     for call in calls.values():
-        call()
-    for _ in range(rounds):
+        call(0)
+    for round_ in range(rounds):
         for name, call in calls.items():
             began = time.perf_counter()
-            call()
+            call(round_)
             times[name].append(time.perf_counter() - began)
     return {name: statistics.median(values) for name, values in times.items()}
 
