@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime
 from itertools import chain
 from typing import Any, Literal
@@ -33,7 +34,7 @@ from slipway.features.server import Server
 from slipway.features.service import entity_types
 from slipway.settings import load_settings
 
-BLOCK_ROWS = 100_000
+BLOCK_ROWS = 25_000
 """Rows of a table that are packed, then written, at a time."""
 
 Row = tuple[EntityKey, Mapping[str, Value], datetime, datetime | None]
@@ -121,18 +122,23 @@ class PackedOnlineStore(OnlineStore):
                 where=f"{packing.where}, column {source.created_timestamp_column}",
             )
         self._announce(config, view, packing)
-        server, written = self._server(config), 0
-        # Block by block: a row as Python's bytes takes several times what it takes in Arrow.
-        for start in range(0, table.num_rows, BLOCK_ROWS):
-            block = slice(start, start + BLOCK_ROWS)
-            rows = table.slice(start, BLOCK_ROWS)
-            keys = table_keys(config.project, view.name, packing.key_types, rows, where=packing.where)
-            blobs = packing.pack(pack_table(packing, rows), event[block], created[block])
-            if None in keys:
-                named = [(key, blob) for key, blob in zip(keys, blobs, strict=True) if key is not None]
-                keys, blobs = [key for key, _ in named], [blob for _, blob in named]
-            written += server.write(keys, blobs, progress)  # type: ignore[arg-type]
-        return written
+        server = self._server(config)
+        written: list[Future[int]] = []
+        # Block by block: a row as Python's bytes takes several times what it takes in Arrow. One is packed
+        # while the server works on the one before.
+        with ThreadPoolExecutor(1, "slipway-write") as writer:
+            for start in range(0, table.num_rows, BLOCK_ROWS):
+                block = slice(start, start + BLOCK_ROWS)
+                rows = table.slice(start, BLOCK_ROWS)
+                keys = table_keys(config.project, view.name, packing.key_types, rows, where=packing.where)
+                blobs = packing.pack(pack_table(packing, rows), event[block], created[block])
+                if None in keys:
+                    named = [(key, blob) for key, blob in zip(keys, blobs, strict=True) if key is not None]
+                    keys, blobs = [key for key, _ in named], [blob for _, blob in named]
+                if written:
+                    written[-1].result()
+                written.append(writer.submit(server.write, keys, blobs, progress))  # type: ignore[arg-type]
+        return sum(count.result() for count in written)
 
     # Reading
 

@@ -118,8 +118,10 @@ def test_apply_says_what_is_there_and_removes_what_is_gone(settings: Settings, t
 
 def test_materialize_takes_all_that_is_still_valid(settings: Settings, tmp_path: Path) -> None:
     apply_definitions(settings, definitions(tmp_path))
-    done = {item.view: item for item in materialize(settings)}
+    told: list[tuple[str, int, int]] = []
+    done = {item.view: item for item in materialize(settings, report=lambda *step: told.append(step))}
 
+    assert told == [("delays", 0, 2), ("routes", 1, 2), ("", 2, 2)]
     assert (done["delays"].rows, done["delays"].start) == (4, NOW - timedelta(hours=2))
     assert (done["routes"].rows, done["routes"].start) == (2, datetime(1970, 1, 1, tzinfo=UTC))
     assert done["routes"].end == NOW
