@@ -1,4 +1,8 @@
-"""Requests by entity (10 features of 1 view on Valkey) beside the same as tensors and a bare MGET: p50s."""
+"""Requests by entity (10 features of 1 view on Valkey) beside the same as tensors and a bare MGET.
+
+p50s of what goes over one connection, one after the other; the server's CPU a request; over REST, with the
+column in JSON and as binary data, and over gRPC.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +17,14 @@ from pathlib import Path
 import numpy as np
 import redis
 
+from serving.client.grpc_messages import infer_message
 from slipway.contract import Column, FeatureService, ModelContract, TensorInput, TensorOutput, View, ViewField
 from slipway.features.keys import KeyMaker
+from tests.benchmarks._load_grpc import run_grpc
 from tests.support.contracts import publish, weighted
 from tests.support.online import write_features
-from tests.support.server import running_server
+from tests.support.process import cpu_seconds
+from tests.support.server import Running, running_server
 from tests.valkey import ValkeyServer
 
 FEATURES = tuple(f"f{number}" for number in range(10))
@@ -61,10 +68,58 @@ class _Http:
         return got
 
 
-def _request(inputs: list[dict[str, object]]) -> bytes:
+def _request(inputs: list[dict[str, object]], data: bytes = b"") -> bytes:
+    """`data` of binary tensors."""
     body = json.dumps({"inputs": inputs}).encode()
-    head = f"POST /v2/models/delays/infer HTTP/1.1\r\nHost: a\r\nContent-Length: {len(body)}\r\n\r\n"
-    return head.encode() + body
+    length = f"Inference-Header-Content-Length: {len(body)}\r\n" if data else ""
+    head = (
+        f"POST /v2/models/delays/infer HTTP/1.1\r\nHost: a\r\n{length}"
+        f"Content-Length: {len(body) + len(data)}\r\n\r\n"
+    )
+    return head.encode() + body + data
+
+
+def _binary_column(name: str) -> bytes:
+    data = len(name).to_bytes(4, "little") + name.encode()
+    return _request(
+        [
+            {
+                "name": "carrier",
+                "datatype": "BYTES",
+                "shape": [1],
+                "parameters": {"binary_data_size": len(data)},
+            }
+        ],
+        data,
+    )
+
+
+def _grpc_medians(server: Running, names: list[str], values: np.ndarray) -> tuple[float, float, float, float]:
+    """p50 and CPU of gRPC calls with tensors, and of such with entities."""
+    calls = {
+        "tensor": [_message({"features": row[np.newaxis]}) for row in values],
+        "entity": [_message({"carrier": np.array([name], object)}) for name in names],
+    }
+    p50s: dict[str, list[float]] = {kind: [] for kind in calls}
+    cpus: dict[str, list[float]] = {kind: [] for kind in calls}
+    for _ in range(ROUNDS):
+        for kind, messages in calls.items():
+            before = cpu_seconds(server.process.pid)
+            load = run_grpc(server.grpc, "/inference.GRPCInferenceService/ModelInfer", messages, 1, 1, 0.3)
+            if load.failures:
+                raise RuntimeError(load.first_failure.decode(errors="replace"))
+            cpus[kind].append((cpu_seconds(server.process.pid) - before) / len(load.latencies) * 1e6)
+            p50s[kind].append(load.quantile(0.5) * 1e6)
+    return (
+        statistics.median(p50s["tensor"]),
+        statistics.median(cpus["tensor"]),
+        statistics.median(p50s["entity"]),
+        statistics.median(cpus["entity"]),
+    )
+
+
+def _message(inputs: dict[str, np.ndarray]) -> bytes:
+    return infer_message("delays", inputs, None, None, None, None, None)
 
 
 def _score(answer: bytes) -> float:
@@ -91,6 +146,7 @@ def run() -> None:
     entities = [
         _request([{"name": "carrier", "datatype": "BYTES", "shape": [1], "data": [name]}]) for name in names
     ]
+    binaries = [_binary_column(name) for name in names]
     with tempfile.TemporaryDirectory() as scratch, ValkeyServer(Path(scratch) / "valkey") as store:
         table = dict(
             zip(names, (dict(zip(FEATURES, row, strict=True)) for row in values.tolist()), strict=True)
@@ -112,26 +168,35 @@ def run() -> None:
                 # Both must be right, and the same, before how fast they are can mean anything.
                 if _score(http.ask(tensors[number])) != _score(http.ask(entities[number])):
                     raise RuntimeError("the entity's answer is not that of its features")
+                if _score(http.ask(binaries[number])) != _score(http.ask(tensors[number])):
+                    raise RuntimeError("a binary column is answered otherwise than one in JSON")
             kinds: dict[str, Callable[[int], object]] = {
                 "tensor request": lambda number: http.ask(tensors[number]),
                 "MGET (redis-py, hiredis)": lambda number: client.mget([keys[number]]),
                 "entity request": lambda number: http.ask(entities[number]),
+                "entity request, binary column": lambda number: http.ask(binaries[number]),
             }
+            cpu: dict[str, list[float]] = {kind: [] for kind in kinds}
             rounds: dict[str, list[float]] = {kind: [] for kind in kinds}
             for _ in range(ROUNDS):
                 picked = rng.integers(0, ENTITIES, ASKED).tolist()
                 for kind, once in kinds.items():
                     waits = []
+                    used = cpu_seconds(server.process.pid)
                     for number in picked:
                         began = time.perf_counter()
                         once(number)
                         waits.append(time.perf_counter() - began)
+                    cpu[kind].append((cpu_seconds(server.process.pid) - used) / ASKED * 1e6)
                     rounds[kind].append(statistics.median(waits) * 1e6)
-    tensor, mget, entity = rounds.values()
+            grpc = _grpc_medians(server, names, values)
+    tensor, mget, entity, _ = rounds.values()
     ratios = [e / (t + m) for t, m, e in zip(tensor, mget, entity, strict=True)]
-    print("| 1 row, 1 connection | p50 us |\n| --- | ---: |")
+    print("| 1 row, 1 connection | p50 us | CPU us of the server |\n| --- | ---: | ---: |")
     for kind, medians in rounds.items():
-        print(f"| {kind} | {statistics.median(medians):,.0f} |")
+        print(f"| {kind} | {statistics.median(medians):,.0f} | {statistics.median(cpu[kind]):,.0f} |")
+    print(f"| tensor call, gRPC | {grpc[0]:,.0f} | {grpc[1]:,.0f} |")
+    print(f"| entity call, gRPC | {grpc[2]:,.0f} | {grpc[3]:,.0f} |")
     print(f"\nentity / (tensor + MGET): {statistics.median(ratios):.2f} (limit {LIMIT})")
 
 
