@@ -55,7 +55,8 @@ from feast.types import (
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from slipway.errors import FeatureError, FeatureSchemaError
+from slipway.errors import FeatureError, FeatureSchemaError, FeatureSourceError
+from slipway.features import online as online_module
 from slipway.features.protos import value_type
 from tests.integration.features.conftest import NOW, make_store
 from tests.valkey import ValkeyServer
@@ -445,10 +446,14 @@ def test_removed_views_and_teardown_leave_what_is_not_theirs(
     client.delete(*foreign)
 
 
-def test_feasts_own_engine_writes_the_same_blobs(store: FeatureStore, tmp_path: Path) -> None:
-    """The Arrow path and the protobuf path are two ways to one blob."""
+@pytest.mark.parametrize("block", [1, 2, 100])
+def test_feasts_own_engine_writes_the_same_blobs(
+    store: FeatureStore, monkeypatch: pytest.MonkeyPatch, block: int
+) -> None:
+    """The Arrow path and the protobuf path are two ways to one blob, in blocks of whatever size."""
     from feast.utils import _convert_arrow_to_proto
 
+    monkeypatch.setattr(online_module, "BLOCK_ROWS", block)
     table = pa.table(
         {
             "driver": [1, 2, 3],
@@ -490,6 +495,31 @@ def test_feasts_own_engine_writes_the_same_blobs(store: FeatureStore, tmp_path: 
 
     assert len(by_arrow) == 3
     assert blobs() == by_arrow
+
+
+def test_a_row_that_does_not_fit_is_told_when_its_block_comes_and_the_others_are_mended_by_the_next(
+    store: FeatureStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(online_module, "BLOCK_ROWS", 2)
+    store.apply([DRIVER, view("trips", unused(), count=Int32)])
+    applied = store.get_feature_view("trips")
+    online = store._get_provider().online_store
+    table = pa.table(
+        {
+            "driver": [1, 2, 3, 4, 1],
+            "ts": pa.array([NOW] * 4 + [NOW + timedelta(minutes=1)], pa.timestamp("us", "UTC")),
+            "count": [10, 20, 30, 2**40, 11],
+        }
+    )
+    with pytest.raises(FeatureSourceError, match="field count"):
+        online.write_arrow(store.config, applied, table, None)
+    mended = table.set_column(2, "count", pa.array([10, 20, 30, 40, 11]))
+    told: list[int] = []
+    assert online.write_arrow(store.config, applied, mended, told.append) == 5
+    assert told == [2, 2, 1]
+    asked = [{"driver": number} for number in (1, 2, 3, 4)]
+    found = store.get_online_features(["trips:count"], asked).to_dict()
+    assert found["count"] == [11, 20, 30, 40], "of one driver in two blocks the later event stays"
 
 
 def test_missing_entities_are_not_found_and_not_written(store: FeatureStore) -> None:

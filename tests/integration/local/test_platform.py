@@ -272,19 +272,16 @@ class TestDeletedFolder:
         assert up(platform)[1] == []
         set_and_get(platform)
 
-    def test_down_ends_them_and_makes_no_folder(self, orphans: tuple[Platform, list[Process]]) -> None:
+    def test_down_ends_them_and_makes_no_folder_and_leaves_others_alone(
+        self, orphans: tuple[Platform, list[Process]], healthy: Platform
+    ) -> None:
         platform, before = orphans
+        others = pids(healthy.status())
         assert sorted(platform.down()) == ["online", "s3", "serving"]
         assert not any(process.alive() for process in before)
         assert not platform.home.path.exists()
         assert platform.down() == []
-
-    def test_those_of_another_folder_are_left_alone(
-        self, orphans: tuple[Platform, list[Process]], healthy: Platform
-    ) -> None:
-        before = pids(healthy.status())
-        orphans[0].down()
-        assert pids(healthy.status()) == before
+        assert pids(healthy.status()) == others
         assert healthy.status().up
 
 

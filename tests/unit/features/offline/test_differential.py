@@ -216,7 +216,7 @@ def test_keys_of_two_columns(
     assert values(frame, "value") == reference(asked, rows, {"key": "key", "place": "place"})
 
 
-@quick
+@settings(quick, max_examples=25)
 @given(
     rows=history_rows,
     files=st.integers(1, 3),

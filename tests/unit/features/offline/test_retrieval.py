@@ -26,7 +26,7 @@ from feast.on_demand_feature_view import on_demand_feature_view
 from feast.types import Bool, Float64, Int64, String
 
 from slipway.errors import FeatureSourceError
-from slipway.features.offline import PolarsOfflineStore
+from slipway.features.offline import PolarsOfflineStore, latest
 from tests.offline_store import AGE_TIMES, AGES, files_of_ages, historical, repo_config, values, view
 
 NOON = datetime(2013, 3, 10, 12, tzinfo=UTC)
@@ -359,6 +359,34 @@ def test_the_newest_of_a_key_by_time_then_creation_then_place(tmp_path: Path) ->
         config, source, ["key"], ["value"], "ts", "made", NOON - HOUR, NOON
     ).to_polars()
     assert sorted(latest["value"].to_list()) == [2, 5, 7]
+
+
+def test_the_newest_of_few_keys_are_found_with_few_rows_in_hand(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows, keys, batch = 2_000, 7, 50
+    path = tmp_path / "h.parquet"
+    pl.DataFrame(
+        {
+            "key": [number % keys for number in range(rows)],
+            "ts": [NOON + timedelta(seconds=number) for number in range(rows)],
+            "value": [float(number) for number in range(rows)],
+        }
+    ).write_parquet(path, row_group_size=batch)
+    held: list[int] = []
+    newest = latest._newest
+
+    def watched(parts: list[pl.DataFrame], *how: Any) -> pl.DataFrame:
+        held.append(sum(len(part) for part in parts))
+        return newest(parts, *how)
+
+    monkeypatch.setattr(latest, "BATCH_ROWS", batch)
+    monkeypatch.setattr(latest, "_newest", watched)
+    found = PolarsOfflineStore.pull_latest_from_table_or_query(
+        repo_config(tmp_path), view("v", path).batch_source, ["key"], ["value"], "ts", None
+    ).to_polars()
+    assert sorted(found["value"].to_list()) == [float(number) for number in range(rows - keys, rows)]
+    assert max(held) <= keys + 2 * batch
 
 
 @pytest.mark.parametrize(("first", "last", "values"), AGES)
