@@ -175,7 +175,9 @@ def _draw(found: Found) -> None:
         axis.set(xscale="log", yscale="log", title=title)
         axis.set(xlabel="keys in the store" if title == P50 else "rows of the source")
         axis.grid(alpha=0.3, which="both")
-        axis.legend(frameon=False, fontsize=8)
+        # Room above the lines for their names.
+        axis.set_ylim(top=4 * axis.get_ylim()[1])
+        axis.legend(frameon=False, fontsize=8, loc="upper left")
     target = ROOT / "docs" / "images" / "online-growth.svg"
     target.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(target, metadata={"Date": None})

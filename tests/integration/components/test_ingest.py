@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 import uuid
 import zipfile
@@ -105,6 +107,21 @@ def test_the_year_has_every_flight_and_every_decision_its_count(year: tuple[Sett
         "airports: tzone is missing": 3,
         "weather: wind_speed is outside of 0 to 250 mph": 1,
     }
+
+
+def test_the_manifest_says_of_each_file_what_is_in_it(year: tuple[Settings, Ingested]) -> None:
+    settings, done = year
+    objects = ObjectStore.from_settings(settings)
+    for described in done.dataset.manifest.tables.values():
+        for part in described.parts:
+            raw = objects.get(f"{done.dataset.uri}/{part.path}")
+            assert (hashlib.sha256(raw).hexdigest(), len(raw)) == (part.digest, part.size)
+            frame = pl.read_parquet(io.BytesIO(raw))
+            assert frame.height == part.rows
+            assert {name: str(kind) for name, kind in frame.schema.items()} == dict(described.columns)
+            if described.time_column:
+                times = frame[described.time_column].dt.strftime("%Y-%m-%dT%H:%M:%SZ")
+                assert (times.min(), times.max()) == (part.start, part.end)
 
 
 def test_arrivals_agree_with_the_time_in_the_air(year: tuple[Settings, Ingested]) -> None:
