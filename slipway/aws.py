@@ -29,7 +29,7 @@ def _configuration(environment: Mapping[str, str]) -> Path | None:
 
 def _from_file(path: Path, profile: str) -> str | None:
     try:
-        text = path.read_text()
+        text = path.read_text(errors="replace")
     except OSError:
         return None
     import configparser
