@@ -288,7 +288,8 @@ class Platform:
         ended = []
         for server in reversed(self.servers):
             for found in process.users(self.home.data(server.name), server.program, deleted=True):
-                process.stop(found, grace=server.stop_grace)
+                # The S3 server waits for files that are gone; there is nothing left to write in peace.
+                process.stop(found, grace=HUNG_GRACE)
                 tell(f"process {found.pid} served {server.name} of a folder that was deleted: it was ended")
                 ended.append(server.name)
         return ended
