@@ -71,10 +71,10 @@ def _json(name: str, title: str, model: str, connections: int, rows: int = 1, co
     return Scenario(name, title, names, start, lambda peer: peer.many_models or copies == 1)
 
 
-def _binary(name: str, title: str, model: str, connections: int) -> Scenario:
+def _binary(name: str, title: str, model: str, connections: int, rows: int = 1) -> Scenario:
     def start(peer: Peer, ports: Ports, seconds: float) -> Load:
         requests = []
-        for inputs in _inputs(model, 1):
+        for inputs in _inputs(model, rows):
             tensors, blocks = zip(*(binary_tensor(n, "FP32", v) for n, v in inputs.items()), strict=True)
             head: dict[str, Any] = {"inputs": list(tensors), "parameters": {"binary_data_output": True}}
             text = json.dumps(head).encode()
@@ -135,6 +135,7 @@ SCENARIOS = {
         _json("json-64", "GB-30, 1 row, JSON, 64 connections", "boosted30", 64),
         _binary("binary-16", "GB-30, 1 row, binary, 16 connections", "boosted30", 16),
         _json("rows-32", "GB-30, 32 rows, JSON, 16 connections", "boosted30", 16, rows=32),
+        _binary("rows-32-binary", "GB-30, 32 rows, binary, 16 connections", "boosted30", 16, rows=32),
         _grpc("grpc-4x4", "GB-30, 1 row, gRPC, 4 connections x 4 streams", "boosted30", 4, 4),
         _grpc("grpc-typed", "GB-30, 1 row, gRPC, typed contents, 4 x 4", "boosted30", 4, 4, _typed),
         _grpc(
