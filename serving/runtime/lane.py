@@ -169,8 +169,9 @@ class Lane:
         behaviour = self._behaviour
         if answered < 2 or not behaviour.batchable or behaviour.base_seconds <= INLINE_SECONDS:
             return
-        if not self._expected:
-            self._until = perf_counter() + PATIENCE * behaviour.base_seconds
+        now = perf_counter()
+        if not self._expected or now >= self._until:
+            self._expected, self._until = 0, now + PATIENCE * behaviour.base_seconds
         self._expected += answered
 
     def _wait(self) -> bool:

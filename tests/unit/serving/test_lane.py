@@ -95,19 +95,32 @@ async def test_who_was_answered_together_is_waited_for() -> None:
 
 
 async def test_those_who_do_not_come_back_are_not_waited_for_long() -> None:
-    slow = Slow(0.02)
+    slow = Slow(0.5)
     await slow.ask(1, 2, 3)
     await slow.end()
     await slow.ask(4)
     assert not slow.threads.begun
-    await asyncio.sleep(0.02 * PATIENCE + 0.01)
+    await asyncio.sleep(0.5 * PATIENCE + 0.05)
     assert len(slow.threads.begun) == 1
     await slow.end()
-    await asyncio.sleep(0.02)
+    await asyncio.sleep(0.5 * PATIENCE + 0.05)
     await slow.ask(5)  # the time is over before anybody asks
     await slow.end()
     assert slow.sizes == [3, 1, 1]
     assert slow.answers["5"] == 5
+
+
+async def test_an_expectation_that_was_never_met_is_forgotten() -> None:
+    slow = Slow(0.5)
+    await slow.ask(1, 2)
+    await slow.ask(3, 4)
+    await slow.end()
+    await asyncio.sleep(0.55)  # those two stay away
+    await slow.end()
+    await slow.ask(5)
+    assert not slow.threads.begun
+    await slow.ask(6)
+    assert len(slow.threads.begun) == 1
 
 
 async def test_no_more_are_waited_for_than_fit_into_a_run() -> None:
