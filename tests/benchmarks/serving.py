@@ -1,7 +1,8 @@
 """The ONNX runtime beside other servers: CPU a request, throughput, latency; start, memory, size.
 
 `python -m tests.benchmarks serving` runs all of it (about 15 minutes, and the peers' installation before);
-`python -m tests.benchmarks.serving --servers slipway kserve --scenarios json-16` a part.
+`python -m tests.benchmarks.serving --servers slipway kserve --scenarios json-16` a part. BENCH_PYTHON names the
+interpreter in which all servers run, as /usr/bin/python3.11; without it that of the benchmark.
 
 All servers of a scenario are up at once, and each round asks them in turn, so that a busy machine is as
 unkind to one as to the other. CPU is that of the server's whole process tree, by the scheduler's clock.
@@ -22,6 +23,7 @@ from subprocess import Popen
 
 from tests.benchmarks._footprint import footprint_table
 from tests.benchmarks._scenarios import SCENARIOS, Scenario
+from tests.support.interpreter import interpreter
 from tests.support.peers import PEERS, Peer, Ports
 from tests.support.process import cpu_seconds, running_peer
 from tests.support.server import INSTALLED
@@ -113,6 +115,7 @@ def run(arguments: list[str] | None = None) -> None:
     # A time limit ends this with SIGTERM; the servers must end with it.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     servers = [SERVERS[name] for name in options.servers]
+    print(f"All servers run in {interpreter()}.\n", flush=True)
     for peer in servers:
         peer.install()
     for name in options.scenarios or [*SCENARIOS, "footprint"]:

@@ -1,8 +1,9 @@
 """Other servers of ONNX models, each in an environment of its own, to be measured and tested beside ours.
 
-An environment is made when it is first asked for (under .bench/, from the package index) and kept. Each
-server serves the same folder of ONNX models with onnxruntime on one thread, set up the fastest way that its
-documentation offers: no access log, no extra worker processes.
+An environment is made when it is first asked for (under .bench/, from the package index) and kept; BENCH_PYTHON
+names the interpreter of all of them, and those of two interpreters stand side by side. Each server serves the
+same folder of ONNX models with onnxruntime on one thread, set up the fastest way that its documentation offers:
+no access log, no extra worker processes.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from tests.support.interpreter import interpreter
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[2]
@@ -49,7 +52,7 @@ class Peer:
 
     @property
     def environment(self) -> Path:
-        return ENVIRONMENTS / self.name / "venv"
+        return ENVIRONMENTS / self.name / interpreter().tag
 
     def install(self) -> Path:
         """The bin folder of the peer's environment, made now if it is not there."""
@@ -57,7 +60,7 @@ class Peer:
         wanted = "\n".join(self.requirements)
         if not stamp.exists() or stamp.read_text() != wanted:
             uv = Path(sys.prefix) / "uv" / "bin" / "uv"
-            _run([uv, "venv", "--quiet", "--clear", "--python", sys.executable, self.environment])
+            _run([uv, "venv", "--quiet", "--clear", "--python", interpreter().executable, self.environment])
             python = self.environment / "bin" / "python"
             _run([uv, "pip", "install", "--quiet", "--python", python, *self.requirements])
             stamp.write_text(wanted)
@@ -143,7 +146,7 @@ def _fastapi(bin_: Path, models: Path, scratch: Path, ports: Ports) -> Launch:
 
 
 def _triton(bin_: Path, models: Path, scratch: Path, ports: Ports) -> Launch:
-    python = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    python = interpreter().minor
     site = bin_.parent / "lib" / python / "site-packages"
     bundle = site / "pytriton" / "tritonserver"
     # The backend starts its stub beside its own library; the wheel keeps one for each Python elsewhere.
@@ -175,7 +178,7 @@ def _triton(bin_: Path, models: Path, scratch: Path, ports: Ports) -> Launch:
             "--log-info=0",
         ],
         {
-            "LD_LIBRARY_PATH": f"{site / 'nvidia_pytriton.libs'}:{Path(sys.base_prefix) / 'lib'}",
+            "LD_LIBRARY_PATH": f"{site / 'nvidia_pytriton.libs'}:{interpreter().base / 'lib'}",
             "PYTHONPATH": str(site),
             "PATH": f"{bin_}:{os.environ['PATH']}",
         },
