@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -36,6 +36,26 @@ Ran = tuple[Array, list[Array], list[Array]]
 """Input, outputs, outputs with two axes."""
 
 
+def run_rows(model: Model, key: Any, shape: tuple[int, ...], data: bytes, rows: int) -> Ran:
+    """Single rows of one key, `shape` with their one axis of rows; on the loop's thread.
+
+    What it gives is overwritten by the next run.
+    """
+    runner = model.runner
+    bound = runner.run(key, data, rows)
+    if bound is not None:
+        return bound.input, bound.arrays, bound.views
+    spec = model.inputs[0]
+    array = np.frombuffer(data, spec.datatype.numpy).reshape((rows, *shape[1:]))
+    outputs = model.run({spec.name: array})
+    if rows > 1 and any(len(output) != rows for output in outputs):
+        model.behaviour.batchable = False
+        model.behaviour.reason = "an output does not have a row for each row of input"
+        raise ModelFailed(model.behaviour.reason, where=f"model {model.name}")
+    runner.learn(model, key, array, outputs)
+    return array, outputs, rows_of(outputs, rows)
+
+
 class Express:
     """Of one model."""
 
@@ -54,9 +74,6 @@ class Express:
         self._answers: Answers = reader.answers
         self._loop = loop
         self._observe = observe
-        self._feed = model.inputs[0].name
-        self._dtype = model.inputs[0].datatype.numpy
-        self._runner = model.runner
         self._lone = True
         """The last run held one row; see Lane.submit_or_run."""
         self._ended = 0.0
@@ -105,20 +122,6 @@ class Express:
 
     # -- running -----------------------------------------------------------------------------------
 
-    def _run(self, model: Model, quick: Quick, data: bytes, rows: int) -> Ran:
-        bound = self._runner.run(quick.key, data, rows)
-        if bound is not None:
-            return bound.input, bound.arrays, bound.views
-        array = np.frombuffer(data, self._dtype).reshape((rows, *quick.shape[1:]))
-        outputs = model.run({self._feed: array})
-        if rows > 1 and any(len(output) != rows for output in outputs):
-            self.limit = 1
-            model.behaviour.batchable = False
-            model.behaviour.reason = "an output does not have a row for each row of input"
-            raise ModelFailed(model.behaviour.reason, where=f"model {model.name}")
-        self._runner.learn(model, quick.key, array, outputs)
-        return array, outputs, rows_of(outputs, rows)
-
     def _answer_one(
         self, model: Model, connection: Connection, quick: Quick, raw: bytes, identity: bytes, arrived: float
     ) -> None:
@@ -126,7 +129,7 @@ class Express:
         submitted = perf_counter()
         writer = quick.writer
         try:
-            array, outputs, views = self._run(model, quick, raw, 1)
+            array, outputs, views = run_rows(model, quick.key, quick.shape, raw, 1)
             delivering = perf_counter()
             body = writer.body(identity, outputs, views)
         except Exception as error:
@@ -164,7 +167,7 @@ class Express:
             connection.fresh = fresh and not connection.closing
         started = perf_counter()
         try:
-            array, outputs, views = self._run(model, quick, b"".join(parts), count)
+            array, outputs, views = run_rows(model, quick.key, quick.shape, b"".join(parts), count)
             delivering = perf_counter()
             serial = (
                 quick.writer.send_all(connections, identities, outputs, views)
@@ -175,6 +178,7 @@ class Express:
             if count == 1:
                 self._fail(connections[0], arrived[0], error)
                 return
+            self.limit = min(self.limit, most_rows(model))
             # A bad request fails alone.
             for number, connection in enumerate(connections):
                 if not connection.closing:

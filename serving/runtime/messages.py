@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -153,8 +153,8 @@ class Rows(msgspec.Struct, eq=False):
     `inputs` and `arrays` may be overwritten once the observers have returned: whoever keeps them copies them.
     """
 
-    arrived: tuple[float, ...]
-    submitted: tuple[float, ...]
+    arrived: Sequence[float]
+    submitted: Sequence[float]
     started: float
     delivering: float
     done: float
@@ -163,10 +163,12 @@ class Rows(msgspec.Struct, eq=False):
     serial: int | list[int]
     """The numbers in their request ids: the first, or all."""
     prefix: bytes
+    digits: int = 1
+    """How many the numbers have at least."""
 
     def request_id(self, place: int) -> str:
         serial = self.serial + place if isinstance(self.serial, int) else self.serial[place]
-        return f"{self.prefix.decode()}{serial:x}"
+        return f"{self.prefix.decode()}{serial:0{self.digits}x}"
 
 
 def kept(run: Batch | Rows) -> tuple[list[Any], list[Any]]:

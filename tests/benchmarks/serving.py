@@ -1,8 +1,8 @@
 """The ONNX runtime beside other servers: CPU a request, throughput, latency; start, memory, size.
 
 `python -m tests.benchmarks serving` runs all of it (about 15 minutes, and the peers' installation before);
-`python -m tests.benchmarks.serving --servers slipway kserve --scenarios json-16` a part. BENCH_PYTHON names the
-interpreter in which all servers run, as /usr/bin/python3.11; without it that of the benchmark.
+`python -m tests.benchmarks.serving --servers slipway kserve --scenarios json-16` a part. BENCH_PYTHON names
+the interpreter in which all servers run, as /usr/bin/python3.11; without it that of the benchmark.
 
 All servers of a scenario are up at once, and each round asks them in turn, so that a busy machine is as
 unkind to one as to the other. CPU is that of the server's whole process tree, by the scheduler's clock.

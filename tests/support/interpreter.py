@@ -1,7 +1,7 @@
 """The Python in which servers are measured: that of BENCH_PYTHON, else that of the tests.
 
-How it was built matters as much as what runs in it: one built with profile-guided optimization, as those of the
-images and of the distributions are, takes a seventh less CPU than one that was not.
+How it was built matters as much as what runs in it: one built with profile-guided optimization, as those of
+the images and of the distributions are, takes a seventh less CPU than one that was not.
 """
 
 from __future__ import annotations
@@ -65,7 +65,9 @@ class Interpreter:
             build = "as the distribution builds it, optimized by profile"
         else:
             build = "built without --enable-optimizations"
-        return f"Python {self.version}, {build}; 20,000 calls of the reference loop take {self.loop_ms:.2f} ms"
+        return (
+            f"Python {self.version}, {build}; 20,000 calls of the reference loop take {self.loop_ms:.2f} ms"
+        )
 
 
 @lru_cache

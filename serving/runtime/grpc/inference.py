@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from time import perf_counter
 from typing import Any
@@ -11,13 +11,22 @@ from serving.runtime.access import Action
 from serving.runtime.engine import Engine
 from serving.runtime.grpc import request_ids
 from serving.runtime.grpc.call import ANSWER_HEADERS, OK_TRAILERS, Call, CallHead
+from serving.runtime.grpc.express import Express
 from serving.runtime.grpc.infer_codec import InferDecoder, InferMessage, piece, tensors_of
 from serving.runtime.grpc.methods import Guard, Handler, Plain, Unary, not_a
 from serving.runtime.grpc.protobuf import Descriptors
 from serving.runtime.grpc.request_ids import RequestIds
 from serving.runtime.grpc.streaming import ModelStreamInfer
 from serving.runtime.grpc.templates import Template, Templates, Writer
-from serving.runtime.http2 import Fields, Found, literal, respond_all, respond_rows
+from serving.runtime.http2 import (
+    Connection,
+    Fields,
+    Found,
+    RequestHead,
+    literal,
+    respond_all,
+    respond_rows,
+)
 from serving.runtime.messages import Batch, InferRequest, InferResponse, RequestedOutput, Tensor, timeout_of
 from serving.runtime.model import Model
 from serving.runtime.routes import receipt
@@ -34,6 +43,7 @@ class Inference:
         self.descriptors = descriptors
         self.templates = Templates()
         self.decoder = InferDecoder(descriptors.messages["inference.ModelInferRequest.ParametersEntry"])
+        self.infer = ModelInfer(self)
         engine.on_load(self._prepare)
 
     def _prepare(self, model: Model) -> None:
@@ -43,7 +53,8 @@ class Inference:
             (f"x-slipway-{name.replace('_', '-')}".encode(), value.encode("ascii", "replace"))
             for name, value in found.items()
         ]
-        model.extras["grpc"] = Writer(model, found, Fields(*ANSWER_HEADERS.headers, *told))
+        writer = model.extras["grpc"] = Writer(model, found, Fields(*ANSWER_HEADERS.headers, *told))
+        model.extras["grpc express"] = Express(model, writer, self.engine, self.ids, self.infer.take)
 
     def methods(self) -> dict[str, Any]:
         plain: dict[str, tuple[Handler, Guard | None]] = {
@@ -57,7 +68,7 @@ class Inference:
             "RepositoryModelUnload": (self._unload, _asks("manage", _repository_name)),
         }
         methods: dict[str, Any] = {
-            f"/{SERVICE}/ModelInfer": ModelInfer(self),
+            f"/{SERVICE}/ModelInfer": self.infer,
             f"/{SERVICE}/ModelStreamInfer": ModelStreamInfer(self),
         }
         for name, (handler, guard) in plain.items():
@@ -143,7 +154,23 @@ class ModelInfer(Unary):
         # Captured predictions name their requests.
         self._named = bool(config.capture_uri)
 
-    def _take(self, template: Template, connection: Any, found: list[Found]) -> None:
+    def _take_rows(
+        self,
+        template: Template,
+        connection: Connection,
+        head: RequestHead,
+        streams: Sequence[int],
+        windows: Sequence[int],
+        parts: Sequence[bytes],
+    ) -> bool:
+        """As `take`, of calls behind which nothing came: whether they are answered without streams."""
+        model = self._serving.get(template.route)
+        if model is None or template.model() is not model:
+            return False
+        express: Express = model.extras["grpc express"]
+        return express.take(model, template, connection, head, streams, windows, parts)
+
+    def take(self, template: Template, connection: Any, found: list[Found]) -> None:
         """Calls that are like one before in all but the data, which came together."""
         now = perf_counter()
         model = self._serving.get(template.route)
@@ -247,8 +274,16 @@ class ModelInfer(Unary):
             return
         kind.alike += 1
         if kind.alike == _ALIKE:
-            take = partial(self._take, template)
-            call.connection.expect(call.head, template.opening, template.size, template.after, take)
+            # A policy is asked about, and a log told of, every call by itself.
+            together = call.application.gate is None and self._bulk is not None
+            call.connection.expect(
+                call.head,
+                template.opening,
+                template.size,
+                template.after,
+                partial(self.take, template),
+                partial(self._take_rows, template) if together else None,
+            )
 
     def _admit(
         self, call: Call, template: Template, id: str, data: bytes, position: int, arrived: float
@@ -324,7 +359,7 @@ class ModelInfer(Unary):
         writer: Writer = requests[0].model.extras["grpc"]
         count = len(requests)
         try:
-            form = writer.form(batch) if batch.rows == count <= request_ids.MOST else None
+            form = writer.form(batch.arrays, count) if batch.rows == count <= request_ids.MOST else None
             if form is None:
                 for row, request in enumerate(requests):
                     if not request.cancelled:
@@ -335,7 +370,8 @@ class ModelInfer(Unary):
             named = self._named or any([request.request_id or request.trace for request in requests])  # noqa: C419
             columns = form.columns([array.tobytes() for array in batch.arrays])
             if not named:
-                respond_rows(targets, writer.headers, ids.new_headers(count), form, columns, OK_TRAILERS)
+                extras, _, _ = ids.new_headers(count)
+                respond_rows(targets, writer.headers, extras, form, columns, OK_TRAILERS)
                 return
             told = [self._identify(request) for request in requests]
             if len(set(map(len, told))) == 1:

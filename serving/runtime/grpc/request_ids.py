@@ -7,7 +7,8 @@ import secrets
 
 from serving.runtime.http2 import literal
 
-_LOW_DIGITS = [b"%03x" % low for low in range(4096)]
+DIGITS = 3
+_LOW_DIGITS = [b"%0*x" % (DIGITS, low) for low in range(16**DIGITS)]
 MOST = len(_LOW_DIGITS)
 """Ids that can be had in one go."""
 
@@ -24,14 +25,15 @@ class RequestIds:
         start = self._reserve(1)
         return (self._head + _LOW_DIGITS[start]).decode()
 
-    def new_headers(self, count: int) -> list[bytes]:
-        """As many x-request-id headers, all of one length.
+    def new_headers(self, count: int) -> tuple[list[bytes], bytes, int]:
+        """As many x-request-id headers, all of one length; what their ids begin with, and the number which
+        ends the first of them, in DIGITS hexadecimal digits.
 
         The low digits are looked up: a fifth of what formatting a number takes.
         """
         start = self._reserve(count)
         head = self._header_head
-        return [head + low for low in _LOW_DIGITS[start : start + count]]
+        return [head + low for low in _LOW_DIGITS[start : start + count]], self._head, start
 
     def _reserve(self, count: int) -> int:
         if self._next_low + count > MOST:

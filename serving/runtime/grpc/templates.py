@@ -21,8 +21,8 @@ from serving.runtime.grpc import wire
 from serving.runtime.grpc.infer_codec import InferMessage
 from serving.runtime.grpc.protobuf import read_text
 from serving.runtime.http2 import Fields, Form
-from serving.runtime.messages import Batch, InferRequest, InferResponse, RequestedOutput
-from serving.runtime.model import Model
+from serving.runtime.messages import InferRequest, InferResponse, RequestedOutput
+from serving.runtime.model import Array, Model
 
 _KNOWN = 512
 _FRAME_BYTES = 2048
@@ -150,7 +150,7 @@ class Writer:
         self._head = codec.write_text(1, model.name) + codec.write_text(2, model.version)
         self._parameters = codec.write_parameters(4, receipt)
         self._outputs: dict[Any, bytes] = {}
-        self._form: tuple[tuple[tuple[int, ...], ...], Form] | None = None
+        self._form: tuple[list[tuple[int, ...]], Form] | None = None
 
     def message(self, response: InferResponse) -> bytes:
         """A ModelInferResponse with raw contents."""
@@ -177,22 +177,21 @@ class Writer:
         spec = self._specs[number]
         return codec.write_output(spec.name, spec.datatype.name, shape)
 
-    def form(self, batch: Batch) -> Form | None:
+    def form(self, arrays: list[Array], rows: int) -> Form | None:
         """What the framed answers to single rows have in common; None when they have no common form."""
-        shapes = tuple([array.shape[1:] for array in batch.arrays])
-        if any([array.shape[:1] != (batch.rows,) for array in batch.arrays]):  # noqa: C419 - a list is quicker
+        shapes = [array.shape[1:] for array in arrays]
+        if any([array.shape[:1] != (rows,) for array in arrays]):  # noqa: C419 - a list is quicker
             return None  # of a single row, an output may have any length
         if self._form is None or self._form[0] != shapes:
-            pieces = self._row_pieces(batch, shapes)
+            widths = [array.nbytes // rows for array in arrays]
+            pieces = self._row_pieces(widths, shapes)
             if pieces is None:
                 return None
-            widths = [array.nbytes // batch.rows for array in batch.arrays]
             self._form = (shapes, Form(pieces, widths))
         return self._form[1]
 
-    def _row_pieces(self, batch: Batch, shapes: tuple[tuple[int, ...], ...]) -> list[bytes] | None:
+    def _row_pieces(self, sizes: list[int], shapes: list[tuple[int, ...]]) -> list[bytes] | None:
         """What stands before the raw contents of each output; the first with gRPC's prefix in it."""
-        sizes = [array.nbytes // batch.rows for array in batch.arrays]
         if not all(sizes) or any(spec.datatype.size == 0 for spec in self._specs):
             return None
         head = self._head + self._parameters

@@ -8,7 +8,7 @@ from serving.runtime.http2.limits import Limits
 from serving.runtime.http2.patterns import Found
 from serving.runtime.http2.request import RequestHead
 from serving.runtime.http2.sender import respond_all
-from serving.runtime.http2.sheets import Form, respond_rows
+from serving.runtime.http2.sheets import Form, answer_rows, respond_rows
 from serving.runtime.http2.stream import Stream
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "Limits",
     "RequestHead",
     "Stream",
+    "answer_rows",
     "literal",
     "respond_all",
     "respond_rows",

@@ -128,6 +128,7 @@ class Connection(Taking, asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._peers.discard(self)
         self._transport = None
+        self.owed = None
         self._out.clear()
         for stream in list(self.streams.values()):
             self.forget(stream)
@@ -148,6 +149,8 @@ class Connection(Taking, asyncio.Protocol):
         scheduled = self._flushing
         self._flushing = True
         try:
+            if self.owed is not None:
+                self.owed()
             position = 0 if self.greeted else self._greet(data)
             if position >= 0:
                 position = self._walk(data, position)

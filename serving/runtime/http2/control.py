@@ -246,6 +246,10 @@ class Control(Sender):
         return self._faulted
 
     @property
+    def open(self) -> bool:
+        return self._transport is not None and not self._faulted
+
+    @property
     def unread(self) -> int | None:
         """Bytes of output that the peer does not read; None while it reads."""
         if not self._paused or self._transport is None:

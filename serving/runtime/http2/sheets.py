@@ -79,6 +79,56 @@ class _Sheet:
         return b"".join(rows)
 
 
+def answer_rows(
+    targets: Sequence[tuple[Sender, int]],
+    streams: Sequence[int],
+    headers: Fields,
+    extras: Column,
+    form: Form,
+    columns: Sequence[Column],
+    trailers: Fields,
+) -> list[int]:
+    """As `respond_rows`, for requests that are no streams: what is asked is asked once a connection.
+
+    `targets` are connections and how many of the rows, in their order, belong to each. It gives back the
+    numbers of those whose requests have to become streams, to be answered as there is room, or one by one.
+    """
+    size = form.size
+    shape = (headers, trailers, size, len(extras[0]))
+    common: Frames | None = None
+    pieces: list[tuple[Sender, int, int]] = []
+    others = []
+    start = 0
+    for number, (sender, count) in enumerate(targets):
+        first, start = start, start + count
+        if sender._transport is None:
+            continue  # nobody is there any more
+        frames = sender.frames(shape) or sender._frame_response(shape)
+        if (
+            frames is None
+            or (common is not None and frames is not common)
+            or sender._paused
+            or size * count > sender._window
+            or size > sender.initial_window
+            or size > codes.DEFAULT_FRAME_SIZE
+        ):
+            others.append(number)
+            continue
+        common = frames
+        sender._window -= size * count
+        sender.answered += count
+        pieces.append((sender, first, start))
+    if common is not None:
+        sheet = form.sheet(common)
+        octets = sheet.fill(streams, extras, columns)
+        whole = sheet.bytes
+        for sender, first, stop in pieces:
+            sender._write_now(octets[first * whole : stop * whole])
+            if sender._leaving and not sender.streams:
+                sender.settle()
+    return others
+
+
 def respond_rows(
     targets: Sequence[tuple[Sender, int]],
     headers: Fields,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from serving.runtime.http2 import codes
-from serving.runtime.http2.codes import WORD
+from serving.runtime.http2.codes import FRAME, WORD, ErrorCode
 from serving.runtime.http2.control import Control
 from serving.runtime.http2.limits import Limits
-from serving.runtime.http2.patterns import LONGEST, WINDOW_BYTES, Found, Pattern, Take, Usual
+from serving.runtime.http2.patterns import LONGEST, WINDOW_BYTES, Found, Pattern, Take, TakeRows, Usual
 from serving.runtime.http2.request import RequestHead
 
 _word = WORD.unpack
@@ -19,7 +20,7 @@ class Taking(Control):
     alone where an id, a trace or a deadline of the call's own is in the block. What is found is gathered and
     handed over once, before anything else happens on the connection."""
 
-    __slots__ = ("_block_before", "_consumed", "_continuing", "_found", "_found_pattern", "_usual")
+    __slots__ = ("_block_before", "_consumed", "_continuing", "_found", "_found_pattern", "_usual", "owed")
 
     def __init__(self, limits: Limits, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(limits, loop)
@@ -30,6 +31,20 @@ class Taking(Control):
         self._block_before = b""
         self._found: list[Found] = []
         self._found_pattern: Pattern | None = None
+        self.owed: Callable[[], None] | None = None
+        """Answers requests that are no streams; called before anything else happens on the connection."""
+
+    def close(self) -> None:
+        self._answer_owed()
+        super().close()
+
+    def fail(self, code: ErrorCode, reason: str) -> None:
+        self._answer_owed()
+        super().fail(code, reason)
+
+    def _answer_owed(self) -> None:
+        if self.owed is not None:
+            self.owed()
 
     def _take_usual(self, usual: Usual, data: bytes, position: int) -> int:
         """Take the requests of the usual pattern; the answer is where the first other frame begins."""
@@ -74,6 +89,7 @@ class Taking(Control):
             found.append((stream_id, head, window, part))
             stream_id += 2
         taken = len(found) - before
+        beyond = position + usual.bytes * taken + WINDOW_BYTES * updates
         self._last_id = stream_id - 2
         self._consumed += size * taken
         if updates:
@@ -82,32 +98,46 @@ class Taking(Control):
             self._window += whole_increments
             if self._blocked:
                 self._pump()
-        return position + usual.bytes * taken + WINDOW_BYTES * updates
+        if (
+            taken
+            and not before
+            and pattern.take_rows is not None
+            and len(data) - beyond < FRAME.size
+            and pattern.take_rows(
+                self, head, [one[0] for one in found], [one[2] for one in found], [one[3] for one in found]
+            )
+        ):
+            found.clear()
+        return beyond
 
     def _take_plain(self, usual: Usual, data: bytes, position: int, most: int) -> int:
         """Those without window updates."""
-        unpack, whole, first, second, head = usual.unpack, usual.bytes, usual.start, usual.second, usual.head
-        pattern = usual.pattern
-        opening, after = pattern.opening, pattern.after
-        found, window = self._found, self.initial_window
-        stream_id = began = self._last_id + 2
-        for _ in range(min(most, (len(data) - position) // whole)):
-            one, its_id, two, other_id, start, part, end = unpack(data, position)
+        whole, head, pattern = usual.bytes, usual.head, usual.pattern
+        stream_id = self._last_id + 2
+        while most > 0 and len(data) - position >= whole:
+            parts = usual.plain(data, position, most, stream_id)
+            if not parts:
+                # One of them is different, and maybe not the first.
+                parts = usual.plain(data, position, 1, stream_id)
+                if not parts:
+                    break
+            count = len(parts)
+            position += whole * count
+            most -= count
+            beyond = stream_id + 2 * count
+            streams = range(stream_id, beyond, 2)
+            self._last_id = beyond - 2
+            self._consumed += pattern.body * count
+            # With so little behind them nothing else can come before the next read.
+            window = self.initial_window
             if (
-                its_id != stream_id
-                or other_id != stream_id
-                or one != first
-                or two != second
-                or start != opening
-                or end != after
+                self._found
+                or pattern.take_rows is None
+                or len(data) - position >= FRAME.size
+                or not pattern.take_rows(self, head, streams, (window,) * count, parts)
             ):
-                break
-            found.append((stream_id, head, window, part))
-            stream_id += 2
-            position += whole
-        if stream_id != began:
-            self._last_id = stream_id - 2
-            self._consumed += pattern.body * ((stream_id - began) // 2)
+                self._found += [(own, head, window, part) for own, part in zip(streams, parts, strict=True)]
+            stream_id = beyond
         return position
 
     def _take_body(
@@ -156,15 +186,24 @@ class Taking(Control):
 
     # What the application calls
 
-    def expect(self, head: RequestHead, opening: bytes, size: int, after: bytes, take: Take) -> None:
-        """Requests with these fixed headers are of a pattern: let `take` have them, where they are."""
+    def expect(
+        self,
+        head: RequestHead,
+        opening: bytes,
+        size: int,
+        after: bytes,
+        take: Take,
+        take_rows: TakeRows | None = None,
+    ) -> None:
+        """Requests with these fixed headers are of a pattern: let `take` have them, where they are; or
+        `take_rows`, where nothing came behind them."""
         body = len(opening) + size + len(after)
         if (
             body <= min(self.limits.frame_size, self.limits.stream_window)
             and len(opening) + len(after) <= LONGEST
             and head.content_length is None
         ):
-            head.base.pattern = Pattern(opening, size, after, take)
+            head.base.pattern = Pattern(opening, size, after, take, take_rows)
 
     def forget_pattern(self, head: RequestHead) -> None:
         """It does not hold any more."""

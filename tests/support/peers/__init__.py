@@ -1,9 +1,9 @@
 """Other servers of ONNX models, each in an environment of its own, to be measured and tested beside ours.
 
-An environment is made when it is first asked for (under .bench/, from the package index) and kept; BENCH_PYTHON
-names the interpreter of all of them, and those of two interpreters stand side by side. Each server serves the
-same folder of ONNX models with onnxruntime on one thread, set up the fastest way that its documentation offers:
-no access log, no extra worker processes.
+An environment is made when it is first asked for (under .bench/, from the package index) and kept.
+BENCH_PYTHON names the interpreter of all of them; those of two interpreters stand side by side. Each server
+serves the same folder of ONNX models with onnxruntime on one thread, set up the fastest way that its
+documentation offers: no access log, no extra worker processes.
 """
 
 from __future__ import annotations

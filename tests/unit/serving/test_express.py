@@ -185,7 +185,7 @@ async def test_bound_memory_answers_with_the_bits_of_a_run_of_its_own(site: Site
             assert np.array_equal(probabilities(connection.transport.written.pop()), wanted(row))
     express = site.model("boosted30").express
     assert express is not None
-    assert express._runner._bound, "nothing was bound, so nothing was compared"
+    assert site.model("boosted30").runner._bound, "nothing was bound, so nothing was compared"
 
 
 async def test_a_bad_row_fails_alone_and_the_good_ones_are_right(site: Site) -> None:
