@@ -128,8 +128,8 @@ class Taking(Control):
             streams = range(stream_id, beyond, 2)
             self._last_id = beyond - 2
             self._consumed += pattern.body * count
-            # With so little behind them nothing else can come before the next read.
             window = self.initial_window
+            # With less than a frame's head behind them nothing else happens before the next read.
             if (
                 self._found
                 or pattern.take_rows is None
