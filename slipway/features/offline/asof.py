@@ -7,8 +7,7 @@ know, the later slots of its key could too, so at the end a slot without a row o
 nearest one before it. Neither side's order matters, nothing of the history is sorted, and memory grows with
 the entity rows and not with the history.
 
-Features are not touched until a row has won: batches are kept as they came, up to HELD_BYTES, and then the
-winners among them are copied out.
+Features are not touched until a row has won; where they go then is told in winners.py.
 """
 
 from __future__ import annotations
@@ -20,13 +19,15 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 import polars as pl
+import pyarrow as pa
+
+from slipway.features.offline.winners import Winners
 
 Integers: TypeAlias = npt.NDArray[np.int64]
 
 LEAST = np.iinfo(np.int64).min
-HELD_BYTES = 64 * 2**20
-"""Batches that are kept before their winners are copied out: less copies more often, more takes memory."""
-HELD_FRAMES = 1000
+_SEARCH = -2
+"""In place of a slot: it hangs on the row's time."""
 
 
 @dataclass(frozen=True)
@@ -61,8 +62,8 @@ def latest_rows(
     *,
     ttl: int | None,
     known_by_then: bool = False,
-) -> tuple[pl.DataFrame, Integers]:
-    """Rows of features, and for each entity row, in order, which of them is its own; -1: nothing was known.
+) -> pa.Table:
+    """For each entity row, in order, the features that could be known; gaps where nothing was.
 
     `schema` is that of the features. `ttl` is in the history's time unit and counts to its very end: a value
     that is exactly that old is still good. With `known_by_then` a row that was created later than the asking
@@ -71,14 +72,14 @@ def latest_rows(
     slots = _Slots(moments, schema, known_by_then=known_by_then)
     for batch in batches:
         slots.offer(batch)
-    features, at, times = slots.result()
+    at, times = slots.result()
     at, times = at[slots.of_row], times[slots.of_row]
     if ttl is not None:
         # The difference cannot overflow: a winner is not later than its entity row, and both lie within
         # the range of a clock that starts at 1970.
         age = moments.times - times
         at[~((age < ttl) | ((age == ttl) & ~moments.later))] = -1
-    return features, at
+    return slots.winners.take(at)
 
 
 class _Slots:
@@ -108,27 +109,20 @@ class _Slots:
         self._times = np.full(count, LEAST)
         self._created = np.full(count, LEAST)
         self._places = np.full(count, -1, np.int64)
-        self._frame = np.full(count, -1, np.int16)
-        self._row = np.full(count, -1, np.int64)
-        self._schema = schema
-        self._frames: list[pl.DataFrame] = []
-        self._bytes = 0
+        self.winners = Winners(schema, count)
 
     def offer(self, batch: Batch) -> None:
         """Give each row to the first slot that could have known it, if that has no better one."""
-        asked = batch.codes >= 0
-        late = self._known_by_then and batch.created is not None
-        if late:
-            # What does not say when it was written was known to nobody.
-            asked &= batch.created != LEAST
-        rows = np.flatnonzero(asked)
-        if not len(rows) or not len(self._asked):
+        codes, moments = batch.codes, batch.times
+        if not len(codes) or not len(self._asked):
             return
-        times = batch.times[rows]
-        known = np.maximum(times, batch.created[rows]) if late and batch.created is not None else times
-        slots = self._first_to_know(batch.codes[rows], known)
-        some = np.flatnonzero(slots >= 0)
-        slots, rows, times = slots[some], rows[some], times[some]
+        if self._known_by_then and batch.created is not None:
+            # What does not say when it was written was known to nobody.
+            codes = np.where(batch.created == LEAST, -1, codes)
+            moments = np.maximum(moments, batch.created)
+        slots = self._first_to_know(codes, moments)
+        rows = np.flatnonzero(slots >= 0)
+        slots, times = slots.take(rows), batch.times.take(rows)
         before = self._times[slots]
         np.maximum.at(self._times, slots, times)
         best = np.flatnonzero(times == self._times[slots])
@@ -140,33 +134,31 @@ class _Slots:
         self._places[slots] = batch.places[rows]
         if batch.created is not None:
             self._created[slots] = batch.created[rows]
-        self._frame[slots], self._row[slots] = len(self._frames), rows
-        self._frames.append(batch.features)
-        self._bytes += int(batch.features.estimated_size())
-        if self._bytes > HELD_BYTES or len(self._frames) > HELD_FRAMES:
-            self._copy_out()
+        self.winners.put(slots, batch.features, rows)
 
     def _first_to_know(self, codes: npt.NDArray[np.integer], moments: Integers) -> Integers:
-        """Of each row's key the first slot that is not earlier than the row; -1: all are.
+        """Of each row's key the first slot that is not earlier than the row; -1: all are, or nobody asks.
 
-        A search by halves, for all rows at once, among the slots of the time that the rows span. In a file by
-        time that is little, and most rows are at their slot before it begins.
+        In a file by time a batch spans few slots, and the rows of a key without any of them share one answer:
+        a single look-up. For the others it is a search by halves, for all rows at once, among those slots.
         """
         low, some = self._between(int(moments.min()), int(moments.max()))
-        at = low.take(codes)
-        left = some.take(codes)
-        open_rows = np.flatnonzero(left)
-        step = 1 << int(left.max()).bit_length() >> 1
-        if step:
-            place, asking = at[open_rows], moments[open_rows]
-            top = place + left[open_rows]
+        answers = np.where(some > 0, _SEARCH, np.where(low == self._borders[1:], -1, low))
+        # Where -1, the code of a key that nobody asks for, points to.
+        slots = np.append(answers, -1).take(codes)
+        rows = np.flatnonzero(slots == _SEARCH)
+        if len(rows):
+            keys, asking = codes.take(rows), moments.take(rows)
+            place = low.take(keys)
+            top = place + some.take(keys)
+            step = 1 << int(some.max()).bit_length() >> 1
             while step:
                 ahead = place + step
                 place += step * ((ahead <= top) & (self._asked.take(ahead - 1, mode="clip") < asking))
                 step >>= 1
-            at[open_rows] = place
-        at[at == self._borders.take(codes + 1)] = -1
-        return at
+            place[place == self._borders.take(keys + 1)] = -1
+            slots[rows] = place
+        return slots
 
     def _between(self, first: int, last: int) -> tuple[Integers, Integers]:
         """Of each key the first slot that is not before a moment, and how many come then before another.
@@ -204,42 +196,22 @@ class _Slots:
         wins = better | ~tied
         return slots[wins], rows[wins]
 
-    def _copy_out(self) -> None:
-        """Leave of the frames the rows that are the best of a slot."""
-        slots = np.flatnonzero(self._frame >= 0)
-        # Numpy sorts integers of 16 bits by their digits, in a tenth of the time.
-        slots = slots[np.argsort(self._frame[slots], kind="stable")]
-        rows = np.split(
-            self._row[slots], np.searchsorted(self._frame[slots], np.arange(1, len(self._frames)))
-        )
-        kept = [frame[some] for frame, some in zip(self._frames, rows, strict=False) if len(some)]
-        self._row[slots] = np.arange(len(slots))
-        self._frame[slots] = 0
-        self._frames = [pl.concat(kept)] if kept else [self._schema.to_frame()]
-        # What cannot be dropped does not count, or a large answer would be copied for each batch.
-        self._bytes = 0
-
-    def result(self) -> tuple[pl.DataFrame, Integers, Integers]:
-        """The features of the best rows; and for each slot, and one past the last, where its own are (-1: it
-        has none) and their time.
-        """
-        self._copy_out()
+    def result(self) -> tuple[Integers, Integers]:
+        """For each slot, and one past the last, the slot that has its row (-1: none) and the row's time."""
         best = self._best_so_far() if self._known_by_then else self._nearest()
-        at = np.append(np.where(best >= 0, self._row[best], -1), -1) if len(best) else np.array([-1])
-        times = np.append(self._times[best], LEAST) if len(best) else np.array([LEAST])
-        return self._frames[0].select(self._schema.names()), at, times
+        return np.append(best, -1), np.append(self._times[best], LEAST)
 
     def _nearest(self) -> Integers:
         """For each slot the last one at or before it, of the same key, that has a row; -1: none has."""
-        best: Integers = np.maximum.accumulate(np.where(self._row >= 0, np.arange(len(self._row)), -1))
+        best: Integers = np.maximum.accumulate(np.where(self._places >= 0, np.arange(len(self._places)), -1))
         best[best < self._borders[self._codes]] = -1
         return best
 
     def _best_so_far(self) -> Integers:
         """The same where the last row to be known need not be the latest: the best of all that were."""
         order = np.lexsort((self._places, self._created, self._times))
-        order = order[self._row[order] >= 0]
-        rank = np.zeros(len(self._row), np.int64)
+        order = order[self._places[order] >= 0]
+        rank = np.zeros(len(self._places), np.int64)
         rank[order] = np.arange(1, len(order) + 1)
         # Numbers that are greater for a later key begin anew with each.
         best = np.maximum.accumulate(self._codes * (len(order) + 1) + rank) % (len(order) + 1)

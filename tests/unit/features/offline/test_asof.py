@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slipway.features.offline import asof
+from slipway.features.offline import winners
 from slipway.features.offline.asof import LEAST, Batch, Moments, latest_rows
 
 KEYS, TIMES = st.integers(-1, 3), st.integers(-6, 6)
@@ -57,7 +57,7 @@ def slow(asked: Ask, history: Sequence[Row], ttl: int | None, known_by_then: boo
     return best
 
 
-@pytest.mark.parametrize("held", [0, asof.HELD_BYTES])
+@pytest.mark.parametrize("held", [0, winners.HELD_BYTES])
 @settings(max_examples=100, deadline=None)
 @given(
     st.lists(rows, max_size=40),
@@ -87,7 +87,10 @@ def test_finds_what_a_search_through_all_rows_finds(
             times=np.array([history[at].time for at in part], np.int64),
             created=np.array([history[at].created for at in part], np.int64) if created else None,
             places=np.array(part, np.uint32),
-            features=pl.DataFrame({"place": part}, schema={"place": pl.Int64}),
+            features=pl.DataFrame(
+                {"place": part, "text": [f"row {place}" for place in part]},
+                schema={"place": pl.Int64, "text": pl.String},
+            ),
         )
         for start, end in itertools.pairwise(borders)
         for part in [order[start:end]]
@@ -98,14 +101,18 @@ def test_finds_what_a_search_through_all_rows_finds(
         np.array([ask.later for ask in asked], np.bool_),
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(asof, "HELD_BYTES", held)
-        features, at = latest_rows(
-            moments, batches, pl.Schema({"place": pl.Int64}), ttl=ttl, known_by_then=known_by_then
+        patch.setattr(winners, "HELD_BYTES", held)
+        found = latest_rows(
+            moments,
+            batches,
+            pl.Schema({"place": pl.Int64, "text": pl.String}),
+            ttl=ttl,
+            known_by_then=known_by_then,
         )
-    places = features["place"].to_list()
-    assert [places[row] if row >= 0 else -1 for row in at.tolist()] == [
-        slow(ask, history, ttl, known_by_then, created) for ask in asked
-    ]
+    best = [slow(ask, history, ttl, known_by_then, created) for ask in asked]
+    assert found["place"].to_pylist() == [place if place >= 0 else None for place in best]
+    # A value of no fixed width goes another way.
+    assert found["text"].to_pylist() == [f"row {place}" if place >= 0 else None for place in best]
 
 
 def test_a_key_with_many_moments_is_searched_by_halves() -> None:
@@ -123,9 +130,7 @@ def test_a_key_with_many_moments_is_searched_by_halves() -> None:
         for part in np.array_split(np.arange(len(times)), 7)
     ]
     moments = Moments(np.zeros(len(asked), np.int64), asked, np.zeros(len(asked), np.bool_))
-    features, at = latest_rows(moments, batches, pl.Schema({"time": pl.Int64}), ttl=None)
+    found = latest_rows(moments, batches, pl.Schema({"time": pl.Int64}), ttl=None)["time"].to_pylist()
     ordered = np.sort(times)
     nearest = np.searchsorted(ordered, asked, side="right") - 1
-    assert (at >= 0).tolist() == (nearest >= 0).tolist()
-    found = features["time"].to_numpy()[at[at >= 0]]
-    assert (found == ordered[nearest[nearest >= 0]]).all()
+    assert found == [ordered[at] if at >= 0 else None for at in nearest]
