@@ -10,6 +10,6 @@ __version__ = "0.1.0"
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
-# The allocator of Polars reads this when Polars is imported. By default it gives memory back half a second after
-# its use, and the next query faults it in again, page by page: 10 % of the time of a point-in-time join.
+# The allocator of Polars reads this when Polars is imported. By default it gives memory back half a second
+# after its use, and the next query faults it in again, page by page: 10 % of a point-in-time join's time.
 os.environ.setdefault("_RJEM_MALLOC_CONF", "dirty_decay_ms:5000")
