@@ -1,8 +1,10 @@
 """Historical joins on the embedded S3: ours against Feast's duckdb and dask stores and bare Polars.
 
 Each contender answers in a process of its own, in rounds that take turns; a process asks `repeats` times and
-its best answer counts, so that imports and cold caches do not. `BENCH_SHAPES=10,100 BENCH_ROUNDS=3` and
-`BENCH_STORES=ours,duckdb` narrow it down, `BENCH_TIMEOUT=600` bounds a process; `BENCH_GROWTH=1` measures
+its best answer counts, so that imports and cold caches do not. The history is one file, as Polars writes it
+(zstd, row groups of 100,000) or as pandas does (snappy, one row group), which is what most users of Feast have.
+`BENCH_SHAPES=10,100 BENCH_ROUNDS=3`, `BENCH_WRITERS=pandas` and `BENCH_STORES=ours,duckdb` narrow it down,
+`BENCH_TIMEOUT=600` bounds a process; `BENCH_GROWTH=1` measures
 growth with the source's rows instead and draws docs/images/historical-join.svg. The peers' environment is
 made once, below .venv/peers.
 """
@@ -10,6 +12,7 @@ made once, below .venv/peers.
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import os
 import statistics
@@ -66,7 +69,7 @@ class _Bench:
         self._peer_python = peer_python
         self._objects = ObjectStore.from_settings(settings)
 
-    def prepare(self, rows: int, history: int) -> dict[str, Any]:
+    def prepare(self, rows: int, history: int, writer: str = "polars") -> dict[str, Any]:
         """A history of so many rows, so many a key, in the order of time; and rows that ask for it."""
         random = np.random.default_rng(rows + history)
         start = int(datetime(2013, 1, 1, tzinfo=UTC).timestamp()) * 1_000_000
@@ -77,11 +80,13 @@ class _Bench:
             | {f"f{n}": random.normal(size=rows) for n in range(7)}
             | {f"f{n}": random.integers(0, 1000, rows) for n in range(7, 10)}
         )
+        source = source.sort("ts").with_columns(pl.col("ts").cast(micros))
         buffer = io.BytesIO()
-        source.sort("ts").with_columns(pl.col("ts").cast(micros)).write_parquet(
-            buffer, row_group_size=100_000
-        )
-        uri = self._settings.uri("bench", f"{rows}-{history}.parquet")
+        if writer == "pandas":
+            source.to_pandas().to_parquet(buffer)
+        else:
+            source.write_parquet(buffer, row_group_size=100_000)
+        uri = self._settings.uri("bench", f"{rows}-{history}-{writer}.parquet")
         self._objects.put(uri, buffer.getvalue())
         entities = self._folder / f"{rows}-{history}.parquet"
         pl.DataFrame(
@@ -127,8 +132,9 @@ def _shapes(bench: _Bench) -> None:
     shapes = [int(shape) for shape in os.environ.get("BENCH_SHAPES", "10,100,1000").split(",")]
     stores = os.environ.get("BENCH_STORES", ",".join(STORES)).split(",")
     rounds = int(os.environ.get("BENCH_ROUNDS", "3"))
-    for history in shapes:
-        data = bench.prepare(1_000_000, history)
+    writers = os.environ.get("BENCH_WRITERS", "polars,pandas").split(",")
+    for history, writer in itertools.product(shapes, writers):
+        data = bench.prepare(1_000_000, history, writer)
         found: dict[str, list[dict[str, Any]]] = {store: [] for store in stores}
         slow: set[str] = set()
         for _ in range(rounds):
@@ -143,7 +149,7 @@ def _shapes(bench: _Bench) -> None:
                 found[store].append(answer)
                 if min(answer["seconds"]) > 20:
                     slow.add(store)  # once is enough
-        print(f"1 M rows x 10 features, {history} rows a key, {ENTITY_ROWS} entity rows")
+        print(f"1 M rows x 10 features by {writer}, {history} rows a key, {ENTITY_ROWS} entity rows")
         _report(found)
 
 
