@@ -2,7 +2,7 @@
 
 Each contender answers in a process of its own, in rounds that take turns; a process asks `repeats` times and
 its best answer counts, so that imports and cold caches do not. The history is one file, as Polars writes it
-(zstd, row groups of 100,000) or as pandas does (snappy, one row group), which most users of Feast have.
+(zstd, row groups of 100,000) or as pandas does by default (snappy, one row group).
 `BENCH_SHAPES=10,100 BENCH_ROUNDS=3`, `BENCH_WRITERS=pandas` and `BENCH_STORES=ours,duckdb` narrow it down,
 `BENCH_TIMEOUT=600` bounds a process; `BENCH_GROWTH=1` measures growth with the source's rows instead and
 draws docs/images/historical-join.svg. The peers' environment is made once, below .venv/peers.
