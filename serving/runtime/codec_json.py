@@ -137,6 +137,8 @@ def _request(
             RequestedOutput(output.name, _flag(output.parameters, "binary_data"), output.parameters)
             for output in message.outputs
         ]
+    # Before it is queued, since an answer could only be refused.
+    _flag(message.parameters, "binary_data_output")
     request = InferRequest(model, tensors, reply)
     request.id = message.id or ""
     request.outputs = outputs

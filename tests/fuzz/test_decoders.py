@@ -93,6 +93,8 @@ async def test_the_fast_path_reads_what_the_general_path_reads(
         b'{"id":"a","inputs":[{"name":"key","shape":[1],"datatype":"INT64","data":[0]}],"id":"a"}',
         b'","inputs":[{"name":"key","shape":[1],"datatype":"INT64","data":[0]}]}',
         b'{"inputs":[{"name":"X","shape":[1,4],"datatype":"FP32","data":[[1,2,3,4]]}]}',
+        b'{"parameters":{"binary_data_output":{"binary_data":"yes"}},"inputs":[{"name":"X","shape":[1,4],'
+        b'"datatype":"FP32","data":[1,2,3,4]}]}',
         b'{"inputs":[{"name":"carrier","shape":[1,1],"datatype":"BYTES","data":["a]"]},{"name":"hour",'
         b'"shape":[1,1],"datatype":"INT64","data":[1]},{"name":"distance","shape":[1,1],"datatype":"FP32",'
         b'"data":[[2]]}]}',

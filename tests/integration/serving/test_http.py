@@ -240,6 +240,24 @@ def test_a_bad_request_does_not_end_the_connection(client: Client) -> None:
     assert client.answer()[0] == 200
 
 
+@pytest.mark.parametrize("where", ["request", "output"])
+def test_a_wrong_flag_is_refused_once(client: Client, where: str) -> None:
+    """It says in what form the answer is to come, so it must be read before the request is run."""
+    message = {"inputs": [{"name": "key", "datatype": "INT64", "shape": [1], "data": [3]}]}
+    if where == "request":
+        message |= {"parameters": {"binary_data_output": {"binary_data": "yes"}}}
+    else:
+        message |= {"outputs": [{"name": "value", "parameters": {"binary_data": "yes"}}]}
+    wrong = post(json.dumps(message).encode())
+    for key in (5, 6):
+        client.send(wrong, infer(key))
+        status, _, body = client.answer()
+        assert status == 400
+        assert b"must be true or false" in body
+        status, _, body = client.answer()
+        assert (status, json.loads(body)["id"]) == (200, str(key))
+
+
 def test_unknown_paths_and_methods(client: Client) -> None:
     for request, expected in (
         (b"GET /nowhere", 404),
