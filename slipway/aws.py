@@ -9,6 +9,9 @@ from pathlib import Path
 
 from slipway.errors import SettingsError
 
+OTHER_REGION_FIX = "set SLIPWAY_S3_REGION, or AWS_REGION, to the region of the bucket"
+"""Where S3 answers that a bucket is elsewhere; each client learns it in its own way."""
+
 
 def region(environment: Mapping[str, str]) -> str | None:
     """From AWS_REGION, AWS_DEFAULT_REGION, or the profile in AWS's configuration file; None: nobody says."""

@@ -16,6 +16,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+from slipway.aws import OTHER_REGION_FIX
 from slipway.contract import CONTRACT_FILE, MODEL_FILE
 from slipway.errors import ObjectCorrupt, ObjectNotFound, ObjectStoreUnavailable, SettingsError
 
@@ -161,9 +162,7 @@ class S3Storage:
         return ObjectStoreUnavailable(
             f"S3 does not answer as it should: {text}",
             where=where,
-            fix="set SLIPWAY_S3_REGION, or AWS_REGION, to the region of the bucket"
-            if region
-            else "check endpoint, credentials and bucket",
+            fix=OTHER_REGION_FIX if region else "check endpoint, credentials and bucket",
         )
 
 

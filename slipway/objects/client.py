@@ -13,6 +13,7 @@ import boto3
 from botocore import exceptions as boto
 from botocore.config import Config
 
+from slipway.aws import OTHER_REGION_FIX
 from slipway.errors import (
     ObjectConflict,
     ObjectDenied,
@@ -129,7 +130,7 @@ def _from_answer(error: boto.ClientError, uri: str, endpoint: str | None) -> Obj
         return ObjectError(
             f"the bucket is in another region: {message} ({code})",
             where=uri,
-            fix="set SLIPWAY_S3_REGION, or AWS_REGION, to the region of the bucket",
+            fix=OTHER_REGION_FIX,
         )
     if code in _DENIED or status in (401, 403):
         return ObjectDenied(

@@ -14,16 +14,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 
-from slipway.features.offline.winners import Winners
-
-Integers: TypeAlias = npt.NDArray[np.int64]
+from slipway.features.offline.winners import Integers, Winners
 
 LEAST = np.iinfo(np.int64).min
 _SEARCH = -2

@@ -205,7 +205,6 @@ def s3_from(options: Mapping[str, Any] | None) -> S3 | None:
         raise SettingsError(f"{error}", where="offline_store.s3 in feature_store.yaml") from error
 
 
-_OTHER_REGION = "set SLIPWAY_S3_REGION, or AWS_REGION, to the region of the bucket"
 # What S3 servers answer, by the code in their text; object_store passes it on in its messages.
 _ANSWERS = {
     "NoSuchBucket": ("there is no such bucket", "make the bucket, or mend the address of the source"),
@@ -217,8 +216,8 @@ _ANSWERS = {
     ),
     "InvalidAccessKeyId": ("S3 does not know the access key", "set SLIPWAY_S3_ACCESS_KEY and _SECRET_KEY"),
     "SignatureDoesNotMatch": ("the secret key is wrong", "set SLIPWAY_S3_ACCESS_KEY and _SECRET_KEY"),
-    "AuthorizationHeaderMalformed": ("the bucket is in another region", _OTHER_REGION),
-    "PermanentRedirect": ("the bucket is in another region", _OTHER_REGION),
+    "AuthorizationHeaderMalformed": ("the bucket is in another region", aws.OTHER_REGION_FIX),
+    "PermanentRedirect": ("the bucket is in another region", aws.OTHER_REGION_FIX),
     "AccessDenied": ("these credentials may not read it", "grant s3:GetObject and s3:ListBucket on it"),
 }
 
@@ -235,7 +234,7 @@ def _explain(error: Exception, source: Source) -> FeatureSourceError:
             return said(f"{what} ({code})", fix)
     if "incorrectly configured region" in text:
         # Of a redirect object_store shows no more than this.
-        return said("the bucket is in another region", _OTHER_REGION)
+        return said("the bucket is in another region", aws.OTHER_REGION_FIX)
     if isinstance(error, PermissionError) or "403 Forbidden" in text or "401 Unauthorized" in text:
         return said("these credentials may not read it", "grant the right to read it to them, or use others")
     if "expanded paths were empty" in text:
