@@ -92,8 +92,11 @@ class Home:
                     leftover.unlink(missing_ok=True)
 
     @contextmanager
-    def locked(self, patience: float, *, what: str = "up or down", name: str = "lock") -> Iterator[None]:
-        """Hold a lock: one up or down at a time. However its holder dies, the system frees it."""
+    def locked(self, patience: float, *, what: str = "up or down", name: str = "lock") -> Iterator[int]:
+        """Hold a lock: one up or down at a time. However its holder dies, the system frees it.
+
+        Answers the handle of its file; who inherits that holds the lock too.
+        """
         path = self.path / name
         with explained(self.path):
             self.path.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
@@ -102,7 +105,7 @@ class Home:
             _wait_for(handle, time.monotonic() + patience, path, what)
             os.ftruncate(handle, 0)
             os.pwrite(handle, str(os.getpid()).encode(), 0)
-            yield
+            yield handle
         finally:
             os.close(handle)
 

@@ -6,6 +6,8 @@ It forks into a session of its own, takes the lock of the data folder, writes it
 to RECORD, and only then becomes PROGRAM. So a server is on record before it exists: even an `up` that is
 killed between two instructions leaves nothing that the next one cannot find. The lock is inherited by the
 server and by the children it forks, and ends with the last of them: two servers never share one folder.
+Standard input is the lock of the `up`, held until the server is on record: where the `up` is killed while
+its launcher works, the next one waits for it.
 
 Nothing but the standard library is imported: the launcher has to start in 20 ms.
 """
@@ -71,9 +73,8 @@ def main(record: str, log: str, data: str, program: list[str]) -> None:
     os.setsid()
     os.umask(0o077)
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    silence = os.open(os.devnull, os.O_RDONLY)
-    for source, target in ((silence, 0), (output, 1), (output, 2)):
-        os.dup2(source, target)
+    for target in (1, 2):
+        os.dup2(output, target)
     lock = os.open(os.path.join(data, IN_USE), os.O_RDWR | os.O_CREAT, 0o600)
     os.set_inheritable(lock, True)
     if not _take(lock):
@@ -82,6 +83,7 @@ def main(record: str, log: str, data: str, program: list[str]) -> None:
     with open(fresh, "w", encoding="utf-8") as file:
         file.write(f"{os.getpid()} {identity(os.getpid())}\n")
     os.replace(fresh, record)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.close(recorded)
     os.chdir(data)
     os.execv(program[0], program)  # noqa: S606

@@ -51,6 +51,7 @@ def _silent(_: str) -> None:
 class _Up:
     """What one `up` knows and has done so far."""
 
+    lock: int
     secrets: Secrets
     ports: dict[str, int]
     clock: str
@@ -78,7 +79,7 @@ class Platform:
         recorded year: that moment is the now of the features' TTLs, here and in the runtime, until another
         is given; `wall` goes back to the real time.
         """
-        with self.home.locked(LOCK_PATIENCE):
+        with self.home.locked(LOCK_PATIENCE) as lock:
             self.home.prepare(tuple(server.name for server in self.servers))
             if short := self.short_of_space():
                 raise PlatformError(
@@ -87,7 +88,7 @@ class Platform:
                     fix="free some space, then run `slipway up` again; what was stored is intact",
                 )
             self._end_those_of_a_deleted_folder(tell)
-            run = _Up(self._secrets(tell), self._ports(tell), self._clock(clock))
+            run = _Up(lock, self._secrets(tell), self._ports(tell), self._clock(clock))
             try:
                 self._start_those_not_healthy((self.store, self.online), run, tell)
                 if self.store in run.started:
@@ -265,7 +266,9 @@ class Platform:
         arguments = server.configure(self.home, run.secrets, run.ports)
         program = [str(server.executable()), *arguments]
         run.started.append(server)
-        process.start(program, record=record, log=log, data=data, environment=server.environment())
+        process.start(
+            program, record=record, log=log, data=data, environment=server.environment(), lock=run.lock
+        )
 
     def _free(self, server: Server, data: Path, tell: Tell) -> None:
         """Nobody else may use the data folder: end a server of ours that lost its record."""

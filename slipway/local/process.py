@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from slipway.local import launch
 from slipway.local.launch import IN_USE, identity
 
 _STEP = 0.02
+LAUNCH_PATIENCE = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,23 +60,43 @@ def read_record(record: Path) -> Process | None:
 
 
 def start(
-    program: Sequence[str], *, record: Path, log: Path, data: Path, environment: Mapping[str, str]
+    program: Sequence[str],
+    *,
+    record: Path,
+    log: Path,
+    data: Path,
+    environment: Mapping[str, str],
+    lock: int = subprocess.DEVNULL,
 ) -> None:
-    """Start a server in a session of its own; it is on record before it runs."""
+    """Start a server in a session of its own; it is on record before it runs.
+
+    The launcher keeps the file `lock` open until then, though we may be killed meanwhile.
+    """
     record.unlink(missing_ok=True)
     log.touch(mode=0o600)
     launcher = [sys.executable, "-I", "-S", launch.__file__, str(record), str(log), str(data), *program]
-    with log.open("ab") as stderr:
-        subprocess.run(  # noqa: S603 - our own launcher, with our own arguments
-            launcher,
-            env=dict(environment),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=stderr,
-            close_fds=True,
-            timeout=30,
-            check=True,
-        )
+    ended, working = os.pipe()
+    with os.fdopen(ended), os.fdopen(working, "w") as output, log.open("ab") as stderr:
+        try:
+            running = subprocess.Popen(  # noqa: S603 - our own launcher, with our own arguments
+                launcher,
+                env=dict(environment),
+                stdin=lock,
+                stdout=output,
+                stderr=stderr,
+                close_fds=True,
+                # A Ctrl-C is for us alone: what the launcher began it has to put on record.
+                start_new_session=True,
+            )
+            output.close()
+            select.select([ended], [], [], LAUNCH_PATIENCE)
+        except BaseException:
+            # Interrupted, maybe within Popen: whoever stops the server now needs its record.
+            output.close()
+            select.select([ended], [], [], LAUNCH_PATIENCE)
+            raise
+    if running.wait(LAUNCH_PATIENCE):
+        raise subprocess.CalledProcessError(running.returncode, launcher)
 
 
 def stop(process: Process, *, grace: float) -> bool:

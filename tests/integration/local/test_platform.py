@@ -11,9 +11,10 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -22,6 +23,7 @@ import redis
 from slipway.errors import PlatformBusy, PlatformDown, PlatformError, ServerFailed, StateDamaged
 from slipway.local import Platform, PlatformStatus
 from slipway.local import platform as platform_module
+from slipway.local import process as process_module
 from slipway.local.launch import IN_USE
 from slipway.local.process import Process, read_record, stop
 from slipway.settings import load_settings
@@ -504,6 +506,47 @@ class TestInterruption:
         assert status.up
         assert {process.pid for process in serving(running.home.path)} == set(pids(status).values())
         set_and_get(running)
+
+    def test_an_up_waits_for_what_a_killed_one_is_starting(
+        self, running: Platform, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The launcher of a killed `up` must not put its server on record under the hands of the next."""
+        running.down()
+        killed = (
+            "import os, signal, subprocess, sys\n"
+            "from slipway.local import Platform, process\n"
+            "start = subprocess.Popen\n"
+            "def stopped(command, **options):\n"
+            "    stop = ['/bin/sh', '-c', 'kill -STOP $$; exec \"$@\"', 'sh', *command]\n"
+            "    print(start(stop, **options).pid, flush=True)\n"
+            "    os.kill(os.getpid(), signal.SIGKILL)\n"
+            "subprocess.Popen = stopped\n"
+            "Platform(sys.argv[1]).up()\n"
+        )
+        command = [sys.executable, "-c", killed, str(running.home.path)]
+        answer = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=60, check=False)
+        assert answer.returncode == -signal.SIGKILL
+        launcher = psutil.Process(int(answer.stdout))
+        record = running.home.record("s3")
+        start = process_module.start
+
+        def late(program: Sequence[str], **options: Any) -> None:
+            """Begin once the launcher of the killed one is done, if it still is not."""
+            if launcher.is_running() and launcher.status() == psutil.STATUS_STOPPED:
+                launcher.resume()
+                while not record.exists():
+                    time.sleep(0.01)
+            start(program, **options)
+
+        monkeypatch.setattr(process_module, "start", late)
+        with ThreadPoolExecutor(1) as pool:
+            mended = pool.submit(up, running)
+            time.sleep(0.5)
+            if launcher.is_running():
+                launcher.resume()
+            status, _ = mended.result(60)
+        assert status.up, status
+        assert {found.pid for found in serving(running.home.path)} == set(pids(status).values())
 
 
 def _wait_stopped(platform: Platform, name: str) -> PlatformStatus:
