@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -187,8 +187,7 @@ def _snapshot(objects: ObjectStore, contract: ModelContract) -> Iterator[Link]:
     files = {file.uri: file for source in manifest.sources for file in source.files}
     files |= {file.uri: file for file in manifest.label_files}
     datasets = {uri: match.groups() for uri in files if (match := _DATASET.match(uri))}
-    for root, digest in dict.fromkeys(datasets.values()):
-        yield from _dataset(objects, root, digest)
+    yield from _datasets(objects, [(root, digest) for root, digest in datasets.values()])
     yield from _plain_files(objects, [file for uri, file in files.items() if uri not in datasets])
 
 
@@ -209,14 +208,28 @@ def _plain_files(objects: ObjectStore, files: list[SourceFile]) -> Iterator[Link
         yield Link("source files", f"{good} of {len(files)}", "verified", "as the snapshot found them")
 
 
-def _dataset(objects: ObjectStore, root: str, digest: str) -> Iterator[Link]:
-    """A dataset, and the one it was made from."""
+def _datasets(objects: ObjectStore, found: Iterable[tuple[str, str]]) -> Iterator[Link]:
+    """Each of these datasets, by root and digest, and those they were made from: each once."""
+    waiting = list(dict.fromkeys(found))[::-1]
+    walked: set[tuple[str, str]] = set()
+    while waiting:
+        root, digest = waiting.pop()
+        if (root, digest) in walked:
+            continue
+        walked.add((root, digest))
+        made_from = yield from _dataset(objects, root, digest)
+        if made_from is not None:
+            waiting.append(made_from)
+
+
+def _dataset(objects: ObjectStore, root: str, digest: str) -> Generator[Link, None, tuple[str, str] | None]:
+    """One dataset; answers the one that it was made from."""
     what = "raw data" if root.endswith(f"/{RAW}") else "feature data"
     uri = f"{root}/{digest}"
     dataset, state, problem = _read(lambda: open_dataset(objects, root, digest))
     if dataset is None:
         yield Link(what, uri, state, problem)
-        return
+        return None
     rows = sum(table.rows for table in dataset.manifest.tables.values())
     parts = [part for table in dataset.manifest.tables.values() for part in table.parts]
     found = _digests(objects, [f"{uri}/{part.path}" for part in parts])
@@ -228,8 +241,8 @@ def _dataset(objects: ObjectStore, root: str, digest: str) -> Iterator[Link]:
         yield Link(what, uri, "verified", f"{len(parts)} files, {rows:,} rows")
     inputs: Mapping[str, str] = dataset.manifest.inputs
     if RAW in inputs:
-        yield from _dataset(objects, f"{root.rpartition('/')[0]}/{RAW}", inputs[RAW])
-    else:
-        for name, source in inputs.items():
-            if name != "code":
-                yield Link("source file", name, "told", f"SHA-256 {source}")
+        return f"{root.rpartition('/')[0]}/{RAW}", inputs[RAW]
+    for name, source in inputs.items():
+        if name != "code":
+            yield Link("source file", name, "told", f"SHA-256 {source}")
+    return None

@@ -98,6 +98,7 @@ class Platform:
                     self._stop(self.serving)
                 if self.serving.wanted(self.home):
                     self._start_those_not_healthy((self.serving,), run, tell)
+                    self._publish(run)
             except BaseException:
                 # Also when interrupted: what this up began and did not finish must not stay.
                 for server in run.started:
@@ -342,9 +343,9 @@ class Platform:
             time.sleep(_STEP)
 
     def _publish(self, run: _Up) -> bool:
-        """Write down for slipway.settings how to reach what runs; True when that is news."""
+        """Write down for slipway.settings how to reach what runs; True when that is news to the runtime."""
         online = self.online.endpoint(run.ports).replace("://", f"://:{run.secrets.password}@")
-        document = {
+        document: dict[str, object] = {
             "s3": {
                 "endpoint": self.store.endpoint(run.ports),
                 "access_key": run.secrets.access_key,
@@ -353,10 +354,14 @@ class Platform:
             "online": {"url": online},
             "features": {"clock": run.clock},
         }
-        if read_json(self.home.connection, dict) == document:
+        if all(name in run.ports for name in self.serving.ports):
+            document["serving"] = {"url": self.serving.endpoint(run.ports)}
+        found = read_json(self.home.connection, dict)
+        if found == document:
             return False
         write_json(self.home.connection, document)
-        return True
+        # Of its own address it need not be told.
+        return found is None or {**found, "serving": None} != {**document, "serving": None}
 
     def _stop(self, server: Server, *, grace: float | None = None) -> bool:
         """Stop one server if it is surely ours; True when it ran."""

@@ -115,6 +115,13 @@ def test_a_version_is_published_once_registered_once_and_serves(
 
     url = put_to_work(settings, first)
     assert ask(url, 5.0) == 15.0
+    # Whoever reads the settings now finds the server.
+    known = load_settings({"SLIPWAY_HOME": settings.home}, directory=tmp_path).serving.url
+    assert url.startswith(f"{known}/v2/models/")
+    platform = Platform.of(settings)
+    before = [server.pid for server in platform.status().servers]
+    assert len(before) == 3
+    assert [server.pid for server in platform.up().servers] == before
     champion = Registry(settings).champion(name)
     assert champion is not None
     assert champion.digest == first.digest
