@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from slipway.cli.output import JsonOption, answer, note, progress, table
+from slipway.cli.output import JsonOption, answer, duration, note, progress, table
 from slipway.cli.verbs import new_app
 from slipway.errors import FeatureError, GateNotPassed, SettingsError
 
@@ -138,14 +138,14 @@ def show(
         found,
         json=json,
         show=lambda: table(
-            ("view", "of", "feature", "type", "ttl in s", "materialized to", "in services"),
+            ("view", "of", "feature", "type", "ttl", "materialized to", "in services"),
             [
                 (
                     item.view,
                     ", ".join(item.keys) or "-",
                     feature,
                     dtype,
-                    item.ttl_seconds or None,
+                    duration(item.ttl_seconds or None),
                     _brief(item.materialized_to) if item.materialized_to else None,
                     ", ".join(item.services),
                 )

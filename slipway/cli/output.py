@@ -82,7 +82,14 @@ def _text(cell: object) -> Text:
         return cell
     if cell is None:
         return Text("-")
-    return Text(f"{cell:.4g}" if isinstance(cell, float) else str(cell))
+    return Text(_short(cell) if isinstance(cell, float) else str(cell))
+
+
+def _short(number: float) -> str:
+    """Four digits, but never fewer than stand before the point, as long as a person would read them."""
+    if not 9999.5 <= abs(number) < 1e15:
+        return f"{number:.4g}"
+    return f"{number:.1f}".removesuffix(".0")
 
 
 def size(count: int | None) -> str | None:

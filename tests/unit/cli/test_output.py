@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import sys
 from pathlib import Path
 
@@ -57,6 +58,27 @@ class TestAnswer:
     def test_brackets_in_cells_are_text(self, capsys: pytest.CaptureFixture[str]) -> None:
         output.answer(None, json=False, show=lambda: output.table(("a",), [("[bold]x[/bold]",)]))
         assert "[bold]x[/bold]" in capsys.readouterr().out
+
+    @pytest.mark.parametrize(
+        ("number", "text"),
+        [
+            (0.25, "0.25"),
+            (0.0, "0"),
+            (12.34567, "12.35"),
+            (172800.0, "172800"),
+            (-98765.43, "-98765.4"),
+            (9999.96, "10000"),
+            (1.7e18, "1.7e+18"),
+            (3e-7, "3e-07"),
+            (math.inf, "inf"),
+            (math.nan, "nan"),
+        ],
+    )
+    def test_numbers_lose_nothing_before_the_point(
+        self, capsys: pytest.CaptureFixture[str], number: float, text: str
+    ) -> None:
+        output.answer(None, json=False, show=lambda: output.table(("a",), [(number,)]))
+        assert capsys.readouterr().out.split() == ["a", text]
 
 
 class TestProgress:
