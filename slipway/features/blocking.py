@@ -5,12 +5,12 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-from slipway.errors import FeatureError, OnlineStoreUnavailable
+from slipway.errors import OnlineStoreUnavailable
 from slipway.features import wire
+from slipway.features.cluster import Answer, Ask, ClusterPlan
 from slipway.features.wire import Address, Reply, ServerRefused
 
 PAUSE = 0.05
@@ -120,7 +120,7 @@ class BlockingReader:
         self._timeout = timeout
         self._cluster = cluster
         self._nodes: dict[Address, BlockingNode] = {}
-        self._table: list[Address | None] = []
+        self._plan = ClusterPlan(self._address)
 
     def fetch(self, keys: Sequence[bytes]) -> list[Reply]:
         if not keys:
@@ -138,41 +138,23 @@ class BlockingReader:
             node.close()
 
     def _fetch_cluster(self, keys: Sequence[bytes]) -> list[Reply]:
-        replies: list[Any] = [None] * len(keys)
-        todo = list(range(len(keys)))
-        for _ in range(2):
-            if not self._table:
-                self._learn()
-            shares: dict[Address, list[int]] = defaultdict(list)
-            for at in todo:
-                shares[self._table[wire.key_slot(keys[at])] or self._address].append(at)
-            for address, share in shares.items():
-                answers = self._node(address).ask(wire.pack_gets([keys[at] for at in share]), len(share))
-                for at, answer in zip(share, answers, strict=True):
-                    replies[at] = answer
-            todo = [at for at in todo if isinstance(replies[at], ServerRefused)]
-            if not todo:
-                return replies
-            if not all(wire.is_moved(replies[at]) for at in todo):
-                break
-            self._table = []
-        raise wire.refused(self._address, replies[todo[0]])
+        steps = self._plan.fetch(keys)
+        answers: Sequence[Answer] | None = None
+        try:
+            while True:
+                asks = next(steps) if answers is None else steps.send(answers)
+                answers = [self._answer(ask) for ask in asks]
+        except StopIteration as end:
+            replies: list[Reply] = end.value
+            return replies
+
+    def _answer(self, ask: Ask) -> Answer:
+        try:
+            return self._node(ask.node).ask(*ask.packed())
+        except OnlineStoreUnavailable as error:
+            return error
 
     def _node(self, address: Address) -> BlockingNode:
         if address not in self._nodes:
             self._nodes[address] = BlockingNode(address, self._timeout)
         return self._nodes[address]
-
-    def _learn(self) -> None:
-        failure: FeatureError | None = None
-        for address in dict.fromkeys([self._address, *self._nodes]):
-            try:
-                (reply,) = self._node(address).ask(wire.CLUSTER_SLOTS, 1)
-            except OnlineStoreUnavailable as error:
-                failure = error
-                continue
-            if isinstance(reply, ServerRefused):
-                raise wire.refused(address, reply)
-            self._table = wire.slot_table(reply, self._address)
-            return
-        raise failure or wire.unavailable(self._address, "no node answers")

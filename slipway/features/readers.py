@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ssl
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 from time import monotonic
@@ -17,6 +17,7 @@ from typing import Any
 
 from slipway.errors import FeatureError, OnlineStoreUnavailable
 from slipway.features import wire
+from slipway.features.cluster import Answer, Ask, ClusterPlan
 from slipway.features.wire import Address, Reply, ServerRefused
 
 PAUSES = (0.0, 0.05, 0.1, 0.2, 0.5)
@@ -106,6 +107,11 @@ class NodeReader:
         self._failure: OnlineStoreUnavailable | None = None
         self._context: ssl.SSLContext | None = None
 
+    @property
+    def failed(self) -> bool:
+        """Callers are refused, until the server is found again."""
+        return self._failure is not None
+
     def fetch(self, keys: Sequence[bytes]) -> asyncio.Future[list[Reply]]:
         """The values of these keys, None for those that are not there. Joins what else this tick asks."""
         future: asyncio.Future[list[Reply]] = self._loop.create_future()
@@ -133,15 +139,15 @@ class NodeReader:
             self._scheduled = True
             self._loop.call_soon(self._flush)
 
-    async def ask(self, command: bytes) -> Any:
-        """One other command; connects if need be."""
+    async def ask(self, command: bytes, replies: int) -> list[Any]:
+        """Another command, or several, with so many answers; connects if need be."""
         if self._connection is None:
             await self.fetch([])
         if self._connection is None:
             raise self._failure or wire.unavailable(self.address, "not connected")
         future: asyncio.Future[list[Any]] = self._loop.create_future()
-        self._send(command, _Batch(1, future))
-        return (await future)[0]
+        self._send(command, _Batch(replies, future))
+        return await future
 
     async def close(self) -> None:
         if self._probe is not None:
@@ -296,62 +302,49 @@ class NodeReader:
 
 
 class ClusterReader:
-    """Sends each key to the node of its hash slot; learns the slots anew when a node says that they moved."""
+    """Sends each key to the node of its hash slot, wherever that is by now."""
 
     def __init__(self, address: Address, timeout: float) -> None:
         self._address = address
         self._timeout = timeout
         self._nodes: dict[Address, NodeReader] = {}
-        self._table: list[Address | None] = []
+        self._plan = ClusterPlan(address)
 
     async def fetch(self, keys: Sequence[bytes]) -> list[Reply]:
-        async with asyncio.timeout(4 * self._timeout):
-            if not self._table:
-                await self._learn()
-            replies: list[Any] = [None] * len(keys)
-            todo = list(range(len(keys)))
-            for last in (False, True):
-                await self._fetch_some(keys, todo, replies)
-                todo = [at for at in todo if isinstance(replies[at], ServerRefused)]
-                if not todo:
-                    return replies
-                if last or not all(wire.is_moved(replies[at]) for at in todo):
-                    break
-                await self._learn()
-            raise wire.refused(self._address, replies[todo[0]])
+        try:
+            # Each node has the timeout; this bounds the whole.
+            async with asyncio.timeout(4 * self._timeout):
+                return await self._fetch(keys)
+        except TimeoutError as error:
+            raise wire.late(self._address, 4 * self._timeout) from error
 
     async def close(self) -> None:
         for node in self._nodes.values():
             await node.close()
 
-    async def _fetch_some(self, keys: Sequence[bytes], todo: list[int], replies: list[Any]) -> None:
-        shares: dict[Address, list[int]] = defaultdict(list)
-        for at in todo:
-            shares[self._table[wire.key_slot(keys[at])] or self._address].append(at)
-        fetches = [self._node(node).fetch([keys[at] for at in share]) for node, share in shares.items()]
-        for share, values in zip(shares.values(), await asyncio.gather(*fetches), strict=True):
-            for at, value in zip(share, values, strict=True):
-                replies[at] = value
+    async def _fetch(self, keys: Sequence[bytes]) -> list[Reply]:
+        steps = self._plan.fetch(keys)
+        answers: Sequence[Answer] | None = None
+        try:
+            while True:
+                asks = next(steps) if answers is None else steps.send(answers)
+                answers = await asyncio.gather(*[self._answer(ask) for ask in asks])
+        except StopIteration as end:
+            replies: list[Reply] = end.value
+        # Those would be looked for to the end of days.
+        for gone in [node for node, reader in self._nodes.items() if reader.failed]:
+            if gone not in self._plan.nodes:
+                await self._nodes.pop(gone).close()
+        return replies
 
-    def _node(self, address: Address) -> NodeReader:
-        if address not in self._nodes:
-            self._nodes[address] = NodeReader(address, self._timeout, single_keys=True)
-        return self._nodes[address]
-
-    async def _learn(self) -> None:
-        """From the first node that answers."""
-        failure: FeatureError | None = None
-        for address in dict.fromkeys([self._address, *self._nodes]):
-            try:
-                reply = await self._node(address).ask(wire.CLUSTER_SLOTS)
-            except OnlineStoreUnavailable as error:
-                failure = error
-                continue
-            if isinstance(reply, ServerRefused):
-                raise wire.refused(address, reply)
-            self._table = wire.slot_table(reply, self._address)
-            return
-        raise failure or wire.unavailable(self._address, "no node answers")
+    async def _answer(self, ask: Ask) -> Answer:
+        node = self._nodes.get(ask.node)
+        if node is None:
+            node = self._nodes[ask.node] = NodeReader(ask.node, self._timeout, single_keys=True)
+        try:
+            return await (node.fetch(ask.keys) if ask.keys else node.ask(*ask.packed()))
+        except OnlineStoreUnavailable as error:
+            return error
 
 
 def open_reader(url: str, *, timeout: float, cluster: bool) -> NodeReader | ClusterReader:

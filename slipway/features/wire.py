@@ -117,6 +117,7 @@ def pack_gets(keys: Sequence[bytes]) -> bytes:
 
 
 CLUSTER_SLOTS = b"*2\r\n$7\r\nCLUSTER\r\n$5\r\nSLOTS\r\n"
+ASKING = b"*1\r\n$6\r\nASKING\r\n"
 
 
 def key_slot(key: bytes) -> int:
@@ -130,17 +131,26 @@ def key_slot(key: bytes) -> int:
 
 
 def slot_table(reply: Sequence[Any], address: Address) -> list[Address | None]:
-    """Which node serves each hash slot, from the answer to CLUSTER SLOTS."""
+    """Which node serves each hash slot, from this node's answer to CLUSTER SLOTS."""
     table: list[Address | None] = [None] * SLOTS
     for first, last, primary, *_ in reply:
-        host = primary[0].decode() if primary[0] else address.host
-        node = address.at(host, int(primary[1]))
+        node = address.at(_host(primary[0]), int(primary[1]))
         table[first : last + 1] = [node] * (last - first + 1)
     return table
 
 
-def is_moved(reply: object) -> bool:
-    return isinstance(reply, ServerRefused) and str(reply).startswith(("MOVED", "ASK", "TRYAGAIN"))
+def sent_elsewhere(refusal: ServerRefused, node: Address) -> tuple[str, Address | None]:
+    """MOVED or ASK and the node that has the key, as this node answers; None: it is another refusal."""
+    word, *rest = str(refusal).split()
+    if word not in ("MOVED", "ASK"):
+        return word, None
+    host, _, port = rest[1].rpartition(":")
+    return word, node.at(_host(host.encode()), int(port))
+
+
+def _host(named: bytes | None) -> str:
+    """Empty where a node does not know its own, which is then that of the one who says so."""
+    return "" if named in (None, b"?") else named.decode()
 
 
 def unavailable(address: Address, why: str, *, fix: str | None = None) -> OnlineStoreUnavailable:
@@ -157,10 +167,16 @@ def late(address: Address, timeout: float) -> OnlineStoreUnavailable:
     )
 
 
-def refused(address: Address, error: ServerRefused) -> FeatureError:
+def refused(address: Address, error: ServerRefused, *, in_cluster: bool = False) -> FeatureError:
     text = str(error)
     if text.startswith(("WRONGPASS", "NOAUTH", "NOPERM")):
         return unavailable(address, f"refused us: {text}", fix="set the user and password in online.url")
+    if text.startswith("CLUSTERDOWN") and in_cluster:
+        return unavailable(
+            address,
+            f"a part of the cluster is not served: {text}",
+            fix="wait until a replica has taken over, or see `CLUSTER INFO`",
+        )
     if text.startswith(("MOVED", "CROSSSLOT", "CLUSTERDOWN")):
         return unavailable(address, f"is part of a cluster: {text}", fix="set online.cluster = true")
     if text.startswith(("LOADING", "BUSY", "MASTERDOWN")):
