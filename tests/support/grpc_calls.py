@@ -30,7 +30,7 @@ def infer_request(model: str, **inputs: np.ndarray) -> Any:
 
 def code_of(channel: grpc.Channel, method: str, request: Any, **options: Any) -> grpc.StatusCode:
     """The status that a call ends with."""
-    options.setdefault("timeout", 10)
+    options.setdefault("timeout", 60)
     _, call = _with_call(channel, method, request, options)
     return call.code()  # type: ignore[no-any-return]
 
@@ -46,6 +46,6 @@ def metadata_of(
     channel: grpc.Channel, method: str, request: Any, **options: Any
 ) -> tuple[Any, dict[str, str]]:
     """The answer (None when refused), and what was told in headers and trailers."""
-    options.setdefault("timeout", 10)
+    options.setdefault("timeout", 60)
     answer, call = _with_call(channel, method, request, options)
     return answer, {**dict(call.initial_metadata() or ()), **dict(call.trailing_metadata() or ())}

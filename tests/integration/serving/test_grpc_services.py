@@ -80,7 +80,7 @@ def test_watch_tells_every_change_until_the_server_drains(tmp_path: Path) -> Non
             with pytest.raises(grpc.RpcError) as caught:
                 list(watch)
             assert caught.value.code() == Code.UNAVAILABLE
-        assert server.process.wait(15) == 0
+        assert server.process.wait(60) == 0
 
 
 def test_reflection_is_enough_for_a_client_without_proto_files(channel: grpc.Channel) -> None:
@@ -166,7 +166,7 @@ def test_the_lines_of_the_documentation_by_grpcurl(server: Running, channel: grp
 def lines_of(server: Running, path: str) -> list[dict[str, Any]]:
     """The access log's lines of one method; they are written five times a second."""
     found: list[dict[str, Any]] = []
-    until = time.monotonic() + 10
+    until = time.monotonic() + 60
     while not found and time.monotonic() < until:
         time.sleep(0.3)
         lines = [json.loads(line) for line in server.log.read_text().splitlines() if line.startswith("{")]
@@ -233,7 +233,7 @@ def test_several_workers_answer_and_obey(tmp_path: Path) -> None:
     models = write_repository(tmp_path / "models", ["logistic"])
     options = [("grpc.use_local_subchannel_pool", 1)]
     with running_server(models, tmp_path / "run", "--workers", "2") as server:
-        until = time.monotonic() + 20
+        until = time.monotonic() + 60
         while metric(server.url, "slipway_model_loads_total", model="logistic") < 2:
             assert time.monotonic() < until, "not every worker has loaded the model"
             time.sleep(0.05)
@@ -258,15 +258,16 @@ def test_several_workers_answer_and_obey(tmp_path: Path) -> None:
             assert {code_of(channel, "ModelInfer", logistic()) for channel in channels} == {Code.OK}
             # One dies: those who were with it ask again, and the others notice nothing.
             os.kill(workers[0], signal.SIGKILL)
+            while str(workers[0]) in children.read_text().split():
+                time.sleep(0.01)
             request = logistic()
             codes = [code_of(channel, "ModelInfer", request, wait_for_ready=True) for channel in channels]
             assert codes.count(Code.OK) >= 1
-            assert {
-                code_of(channel, "ModelInfer", request, wait_for_ready=True, timeout=20)
-                for channel in channels
-            } == {Code.OK}
+            assert {code_of(channel, "ModelInfer", request, wait_for_ready=True) for channel in channels} == {
+                Code.OK
+            }
         finally:
             for channel in channels:
                 channel.close()
         server.process.send_signal(signal.SIGTERM)
-        assert server.process.wait(15) == 0
+        assert server.process.wait(60) == 0

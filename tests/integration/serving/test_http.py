@@ -38,7 +38,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
 class Client:
     def __init__(self, port: int) -> None:
-        self.socket = socket.create_connection(("127.0.0.1", port), 5)
+        self.socket = socket.create_connection(("127.0.0.1", port), 30)
         self.file = self.socket.makefile("rb")
 
     def send(self, *parts: bytes) -> Client:
@@ -180,18 +180,20 @@ def test_what_cannot_be_framed_is_answered_and_closed(server: Running, request_:
     ],
 )
 def test_a_slow_client_is_sent_away(server: Running, sent: bytes) -> None:
-    client = Client(server.http).send(sent)
     began = time.monotonic()
+    client = Client(server.http).send(sent)
     assert client.answer()[0] == 408
-    assert 0.9 < time.monotonic() - began < 4
+    # A busy machine may make it late, but nothing makes it early.
+    assert time.monotonic() - began > 0.9
     assert client.closed()
 
 
 def test_dribbling_does_not_put_off_the_end(server: Running) -> None:
     client = Client(server.http).send(b"GET /v2 HTTP/1.1\r\n")
-    began = time.monotonic()
+    until = time.monotonic() + 30
     client.socket.settimeout(0.2)
-    while time.monotonic() - began < 5:
+    while True:
+        assert time.monotonic() < until
         try:
             client.send(b"A: b\r\n")
             if client.socket.recv(100):
@@ -200,15 +202,14 @@ def test_dribbling_does_not_put_off_the_end(server: Running) -> None:
             continue
         except OSError:
             break
-    assert time.monotonic() - began < 4
 
 
 def test_an_idle_connection_is_closed(client: Client) -> None:
+    began = time.monotonic()
     client.send(infer(1))
     client.answer()
-    began = time.monotonic()
     assert client.closed()
-    assert 1.5 < time.monotonic() - began < 5
+    assert time.monotonic() - began > 1.5
 
 
 def test_half_closed_connections_get_their_answers(client: Client) -> None:

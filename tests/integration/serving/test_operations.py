@@ -37,7 +37,8 @@ def slow_row() -> dict[str, Any]:
 
 def metric(url: str, name: str, **labels: str) -> float:
     found = 0.0
-    for line in httpx.get(f"{url}/metrics", timeout=10).text.splitlines():
+    # `verify`: else each call would read all certificates for nothing, in 0.1 s.
+    for line in httpx.get(f"{url}/metrics", timeout=60, verify=False).text.splitlines():
         key, _, value = line.rpartition(" ")
         if key.partition("{")[0] == name and all(
             f'{label}="{text}"' in key for label, text in labels.items()
@@ -104,7 +105,8 @@ def server(root: Path, collector: Collector) -> Iterator[Running]:
 
 
 def infer(server: Running, body: dict[str, Any], model: str = "delays", **headers: str) -> httpx.Response:
-    return httpx.post(f"{server.url}/v2/models/{model}/infer", json=body, headers=headers, timeout=20)
+    url = f"{server.url}/v2/models/{model}/infer"
+    return httpx.post(url, json=body, headers=headers, timeout=120, verify=False)
 
 
 def test_requests_errors_and_stages_are_counted(server: Running) -> None:
@@ -139,7 +141,7 @@ def test_served_values_are_counted_into_the_baseline(server: Running) -> None:
 
 def test_predictions_are_kept_as_parquet(server: Running, root: Path) -> None:
     infer(server, row(7, 8, 9), **{"x-request-id": "kept-1", "traceparent": TRACE}).raise_for_status()
-    until = time.monotonic() + 10
+    until = time.monotonic() + 60
     while time.monotonic() < until:
         files = list((root / "kept" / "model=delays" / "version=1").rglob("*.parquet"))
         table = polars.concat([polars.read_parquet(file) for file in files]) if files else polars.DataFrame()
@@ -163,7 +165,7 @@ def test_a_trace_is_taken_up_passed_on_and_exported(server: Running, collector: 
     assert ours[:36] == TRACE[:36]
     assert ours[36:52] != TRACE[36:52]
     assert answer.headers["x-request-id"] == "traced-1"
-    until = time.monotonic() + 10
+    until = time.monotonic() + 60
     spans: list[dict[str, Any]] = []
     while not spans and time.monotonic() < until:
         time.sleep(0.05)
@@ -183,19 +185,33 @@ def spin(times: int) -> dict[str, Any]:
     return {"inputs": [{"name": "times", "datatype": "INT64", "shape": [1], "data": [times]}]}
 
 
-LONG = 3000
-"""Turns of the spinner: a second on a fast machine."""
+def long_run(server: Running) -> int:
+    """Turns of the spinner that take two seconds here, with the cores and the speed of this machine.
+
+    What the tests do meanwhile costs a twentieth of that.
+    """
+    some, took = 300, float("inf")
+    for _ in range(3):
+        began = time.perf_counter()
+        infer(server, spin(some), "spinner").raise_for_status()
+        took = min(took, time.perf_counter() - began)
+    return int(some * 2.0 / took)
+
+
+@pytest.fixture(scope="module")
+def long(server: Running) -> int:
+    return long_run(server)
 
 
 def wait_for_depth(server: Running, depth: int) -> None:
     """Until so many requests wait or run."""
-    until = time.monotonic() + 30
+    until = time.monotonic() + 60
     while metric(server.url, "slipway_queue_depth", model="spinner") != depth:
         assert time.monotonic() < until, f"the queue does not come to {depth}"
         time.sleep(0.01)
 
 
-def test_a_full_queue_says_when_to_come_back(server: Running) -> None:
+def test_a_full_queue_says_when_to_come_back(server: Running, long: int) -> None:
     """One runs and eight wait: who comes then is turned away, and nobody is lost or answered wrongly."""
     wait_for_depth(server, 0)
     answers: list[httpx.Response] = []
@@ -203,7 +219,7 @@ def test_a_full_queue_says_when_to_come_back(server: Running) -> None:
     def ask(times: int) -> None:
         answers.append(infer(server, spin(times), "spinner"))
 
-    threads = [threading.Thread(target=ask, args=(LONG if first else 2,)) for first in [True] + [False] * 8]
+    threads = [threading.Thread(target=ask, args=(long if first else 2,)) for first in [True] + [False] * 8]
     threads[0].start()
     wait_for_depth(server, 1)
     for thread in threads[1:]:
@@ -216,12 +232,12 @@ def test_a_full_queue_says_when_to_come_back(server: Running) -> None:
     assert all(int(answer.headers["retry-after"]) >= 1 for answer in turned_away)
     assert [answer.status_code for answer in answers] == [200] * 9
     found = sorted(answer.json()["outputs"][0]["data"][0] for answer in answers)
-    assert found == [2] * 8 + [LONG]
+    assert found == [2] * 8 + [long]
     assert infer(server, spin(3), "spinner").status_code == 200
 
 
-def test_a_deadline_is_kept(server: Running) -> None:
-    body = spin(LONG)
+def test_a_deadline_is_kept(server: Running, long: int) -> None:
+    body = spin(long)
     body["parameters"] = {"timeout": 20_000}
     answer = infer(server, body, "spinner")
     assert answer.status_code == 504
@@ -230,12 +246,12 @@ def test_a_deadline_is_kept(server: Running) -> None:
     assert infer(server, body, "spinner").status_code == 400
 
 
-def test_work_for_a_client_that_has_gone_is_dropped(server: Running) -> None:
+def test_work_for_a_client_that_has_gone_is_dropped(server: Running, long: int) -> None:
     """What waits behind a long run, and whose client has hung up by then, is never run."""
     wait_for_depth(server, 0)
     before = metric(server.url, "slipway_requests_total", model="spinner")
-    long = threading.Thread(target=infer, args=(server, spin(LONG), "spinner"))
-    long.start()
+    running = threading.Thread(target=infer, args=(server, spin(long), "spinner"))
+    running.start()
     wait_for_depth(server, 1)
     body = json.dumps(spin(1)).encode()
     request = b"POST /v2/models/spinner/infer HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % len(body)
@@ -245,7 +261,7 @@ def test_work_for_a_client_that_has_gone_is_dropped(server: Running) -> None:
     wait_for_depth(server, 7)
     for client in clients:
         client.close()
-    long.join()
+    running.join()
     wait_for_depth(server, 0)
     assert metric(server.url, "slipway_requests_total", model="spinner") - before == 1
 
@@ -287,7 +303,7 @@ def test_sigterm_answers_everything_that_was_asked(tmp_path: Path) -> None:
                 received += piece
             assert received.count(b"HTTP/1.1 200 OK") == 3, received[:300]
             client.close()
-        assert server.process.wait(10) == 0
+        assert server.process.wait(60) == 0
 
 
 def test_a_server_that_ends_under_load_fails_no_request(tmp_path: Path) -> None:
@@ -334,7 +350,7 @@ def test_a_server_that_ends_under_load_fails_no_request(tmp_path: Path) -> None:
         server.process.send_signal(signal.SIGTERM)
         for thread in threads:
             thread.join()
-        assert server.process.wait(15) == 0
+        assert server.process.wait(60) == 0
     assert {"answered", "told to go"} <= set(outcomes) <= {"answered", "told to go", "refused"}, [
         o for o in outcomes if o.startswith("cut")
     ][:3]
@@ -363,7 +379,7 @@ def test_a_token_is_asked_for(guarded: Running) -> None:
 def test_workers_share_the_port_the_metrics_and_the_orders(tmp_path: Path) -> None:
     publish(tmp_path / "models" / "delays", contract(), version="1")
     with running_server(tmp_path / "models", tmp_path / "run", "--workers", "2") as server:
-        until = time.monotonic() + 15
+        until = time.monotonic() + 60
         while metric(server.url, "slipway_model_loads_total", model="delays") < 2:
             assert time.monotonic() < until, "not every worker has loaded the model"
             time.sleep(0.1)
@@ -384,13 +400,19 @@ def test_workers_share_the_port_the_metrics_and_the_orders(tmp_path: Path) -> No
         children = both()
         assert len(children) == 2
         os.kill(children[0], signal.SIGKILL)
+        # Whom the kernel had given to it before it was gone is cut off: nobody can help that.
+        # It is gone, with its port, when it is no child any more: the last of its threads has ended then.
+        until = time.monotonic() + 60
+        while children[0] in both():
+            assert time.monotonic() < until
+            time.sleep(0.01)
         # The worker in its place listens when it has loaded the model: nobody sees it before.
-        until = time.monotonic() + 15
+        until = time.monotonic() + 60
         while metric(server.url, "slipway_model_loads_total", model="delays") < 2 or len(both()) < 2:
             assert {infer(server, row(1, 2, 3)).status_code for _ in range(20)} == {200}
             assert time.monotonic() < until, "no worker took the place of the killed one"
         server.process.send_signal(signal.SIGTERM)
-        assert server.process.wait(15) == 0
+        assert server.process.wait(60) == 0
 
 
 def test_a_port_that_is_taken_and_a_folder_that_is_not_there(tmp_path: Path) -> None:

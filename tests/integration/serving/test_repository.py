@@ -162,7 +162,7 @@ def test_a_new_version_takes_over_without_a_dropped_request(tmp_path: Path) -> N
                 promised = contract(run_id=f"run-{version}")
                 staged = publish(tmp_path / "staged", promised, model=newer, version=str(version))
                 staged.rename(root / str(version))
-            wanted, until = 321.0 * version, time.monotonic() + 15
+            wanted, until = 321.0 * version, time.monotonic() + 60
             while wanted not in seen[-8:] and time.monotonic() < until:
                 time.sleep(0.02)
         stop.set()

@@ -6,7 +6,7 @@ import errno
 import os
 import subprocess
 import sys
-import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -99,17 +99,28 @@ def test_the_lock_is_freed_when_its_holder_is_killed(tmp_path: Path) -> None:
 
 def test_waiting_for_the_lock_is_patient(tmp_path: Path) -> None:
     code = (
-        "import sys, time; from slipway.local.home import Home\n"
-        "with Home(sys.argv[1]).locked(5): print('held', flush=True); time.sleep(0.5)"
+        "import sys; from slipway.local.home import Home\n"
+        "with Home(sys.argv[1]).locked(5): print('held', flush=True); sys.stdin.read()"
     )
-    with subprocess.Popen(
-        [sys.executable, "-c", code, tmp_path], stdout=subprocess.PIPE, text=True
-    ) as holder:
+
+    def take() -> None:
+        with Home(tmp_path).locked(60):
+            pass
+
+    with (
+        subprocess.Popen(
+            [sys.executable, "-c", code, tmp_path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ) as holder,
+        ThreadPoolExecutor(1) as pool,
+    ):
         assert holder.stdout
+        assert holder.stdin
         holder.stdout.readline()
-        began = time.monotonic()
-        with Home(tmp_path).locked(30):
-            assert time.monotonic() - began > 0.2
+        waiting = pool.submit(take)
+        with pytest.raises(TimeoutError):
+            waiting.result(0.2)
+        holder.stdin.close()
+        waiting.result(60)
 
 
 def test_preparing_clears_half_written_files_and_no_others(tmp_path: Path) -> None:

@@ -33,8 +33,25 @@ def launch(folder: Path, *program: str) -> Process:
 
 
 def wait_for_exec(found: Process, name: str) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while Path(f"/proc/{found.pid}/comm").read_text().strip() != name:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def wait_for_log(folder: Path) -> str:
+    """The first thing that the program wrote."""
+    deadline = time.monotonic() + 30
+    while not (text := (folder / "log").read_text()).endswith("\n"):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    return text
+
+
+def wait_for_end(pid: int) -> None:
+    """A process lets go of its files a moment before it counts as ended."""
+    deadline = time.monotonic() + 30
+    while identity(pid) is not None:
         assert time.monotonic() < deadline
         time.sleep(0.01)
 
@@ -76,14 +93,16 @@ class TestStart:
 
     def test_what_it_writes_is_in_its_log(self, tmp_path: Path) -> None:
         found = launch(tmp_path, "/bin/sh", "-c", "echo out; echo err >&2")
-        assert process.released(tmp_path / "data", patience=10)
+        assert process.released(tmp_path / "data", patience=30)
+        wait_for_end(found.pid)
         assert not found.alive()
         assert (tmp_path / "log").read_text() == "out\nerr\n"
         assert (tmp_path / "log").stat().st_mode & 0o777 == 0o600
 
     def test_a_program_that_cannot_run_leaves_a_dead_record(self, tmp_path: Path) -> None:
         found = launch(tmp_path, str(tmp_path / "nothing"))
-        assert process.released(tmp_path / "data", patience=10)
+        assert process.released(tmp_path / "data", patience=30)
+        wait_for_end(found.pid)
         assert not found.alive()
         assert "FileNotFoundError" in (tmp_path / "log").read_text()
 
@@ -97,42 +116,37 @@ class TestStart:
             assert "another server uses" in (tmp_path / "log").read_text()
             assert first.alive()
         finally:
-            process.stop(first, grace=5)
-        assert process.released(tmp_path / "data", patience=5)
+            process.stop(first, grace=30)
+        assert process.released(tmp_path / "data", patience=30)
 
 
 class TestStop:
     def test_politely(self, tmp_path: Path) -> None:
-        found = launch(
-            tmp_path, "/bin/sh", "-c", "trap 'echo bye; exit 0' TERM; while :; do sleep 0.05; done"
-        )
-        wait_for_exec(found, "sh")
-        time.sleep(0.2)
-        assert process.stop(found, grace=10) is False
-        assert (tmp_path / "log").read_text() == "bye\n"
+        program = "trap 'echo bye; exit 0' TERM; echo ready; while :; do sleep 0.05; done"
+        found = launch(tmp_path, "/bin/sh", "-c", program)
+        assert wait_for_log(tmp_path) == "ready\n"
+        assert process.stop(found, grace=60) is False
+        assert (tmp_path / "log").read_text() == "ready\nbye\n"
 
     def test_then_not(self, tmp_path: Path) -> None:
-        found = launch(tmp_path, "/bin/sh", "-c", "trap '' TERM; while :; do sleep 0.05; done")
-        wait_for_exec(found, "sh")
-        time.sleep(0.2)
+        found = launch(tmp_path, "/bin/sh", "-c", "trap '' TERM; echo ready; while :; do sleep 0.05; done")
+        assert wait_for_log(tmp_path) == "ready\n"
         assert process.stop(found, grace=0.3) is True
         assert not found.alive()
-        assert process.released(tmp_path / "data", patience=5)
+        assert process.released(tmp_path / "data", patience=30)
 
     def test_children_too_even_when_their_parent_was_killed(self, tmp_path: Path) -> None:
         found = launch(tmp_path, "/bin/sh", "-c", "sleep 61 & echo $!; wait")
-        deadline = time.monotonic() + 10
-        while not (tmp_path / "log").read_text().strip():
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-        child = int((tmp_path / "log").read_text())
+        child = int(wait_for_log(tmp_path))
+        known = identity(child)
+        assert known is not None
+        wait_for_exec(Process(child, known), "sleep")
         os.kill(found.pid, signal.SIGKILL)
         assert not process.released(tmp_path / "data", patience=0.3)  # the child holds what it inherited
-        assert identity(child) is not None
         assert process.users(tmp_path / "data", Path("/bin/sleep").resolve().name)[0].pid == child
-        process.stop(found, grace=1)
-        assert process.released(tmp_path / "data", patience=5)
-        assert identity(child) is None
+        process.stop(found, grace=30)
+        assert process.released(tmp_path / "data", patience=30)
+        wait_for_end(child)
 
     def test_a_process_that_only_has_the_number_is_left_alone(self) -> None:
         with subprocess.Popen(SLEEP, start_new_session=True) as stranger:
