@@ -15,6 +15,7 @@ from redis.backoff import ExponentialBackoff
 from redis.retry import Retry
 
 from slipway.errors import FeatureError, OnlineStoreUnavailable, SettingsError
+from slipway.features import wire
 from slipway.features.blocking import BlockingReader
 from slipway.features.readers import ClusterReader, NodeReader, open_reader
 from slipway.features.writing import Writer
@@ -157,10 +158,9 @@ class Server:
 
     def _error(self, error: Exception, timeout: float) -> FeatureError:
         where = f"online store {address(self.url)}"
-        if isinstance(error, exceptions.AuthenticationError | exceptions.NoPermissionError):
-            return OnlineStoreUnavailable(
-                f"refused us: {error}", where=where, fix="set the user and password in online.url"
-            )
+        for kind, fix in _REFUSALS.items():
+            if isinstance(error, kind):
+                return OnlineStoreUnavailable(f"refused us: {error}", where=where, fix=fix)
         if isinstance(error, exceptions.TimeoutError | TimeoutError):
             return OnlineStoreUnavailable(
                 f"no answer within {timeout:g} s", where=where, fix="see whether it is overloaded or stopped"
@@ -174,3 +174,11 @@ class Server:
                 fix="run `slipway up`, or set online.url to a Valkey or Redis that runs",
             )
         return FeatureError(f"the server refused: {error}", where=where)
+
+
+_REFUSALS: dict[type[Exception], str] = {
+    exceptions.AuthenticationError: "set the user and password in online.url",
+    exceptions.NoPermissionError: wire.NOT_PERMITTED_FIX,
+    exceptions.OutOfMemoryError: wire.FULL_FIX,
+    exceptions.ReadOnlyError: wire.READ_ONLY_FIX,
+}

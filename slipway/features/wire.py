@@ -169,19 +169,34 @@ def late(address: Address, timeout: float) -> OnlineStoreUnavailable:
 
 def refused(address: Address, error: ServerRefused, *, in_cluster: bool = False) -> FeatureError:
     text = str(error)
-    if text.startswith(("WRONGPASS", "NOAUTH", "NOPERM")):
-        return unavailable(address, f"refused us: {text}", fix="set the user and password in online.url")
     if text.startswith("CLUSTERDOWN") and in_cluster:
         return unavailable(
             address,
             f"a part of the cluster is not served: {text}",
             fix="wait until a replica has taken over, or see `CLUSTER INFO`",
         )
-    if text.startswith(("MOVED", "CROSSSLOT", "CLUSTERDOWN")):
-        return unavailable(address, f"is part of a cluster: {text}", fix="set online.cluster = true")
-    if text.startswith(("LOADING", "BUSY", "MASTERDOWN")):
-        return unavailable(address, f"is not ready: {text}", fix="wait until it has loaded its data")
+    for words, what, fix in _REFUSALS:
+        if text.startswith(words):
+            return unavailable(address, f"{what}: {text}", fix=fix)
     return FeatureError(f"the server refused: {text}", where=str(address))
+
+
+NOT_PERMITTED_FIX = "grant its user the commands that docs/online-store.md lists, on keys of slipway:*"
+FULL_FIX = (
+    "raise its maxmemory, or delete what is not needed; let it evict nothing (maxmemory-policy noeviction)"
+)
+READ_ONLY_FIX = "let online.url name the primary; replicas serve readers only"
+_REFUSALS = (
+    (("WRONGPASS", "NOAUTH"), "refused us", "set the user and password in online.url"),
+    (("NOPERM",), "refused us", NOT_PERMITTED_FIX),
+    (("MOVED", "CROSSSLOT", "CLUSTERDOWN"), "is part of a cluster", "set online.cluster = true"),
+    (("LOADING", "BUSY", "MASTERDOWN"), "is not ready", "wait until it has loaded its data"),
+    (
+        ("ERR max number of clients",),
+        "takes no more connections",
+        "raise its maxclients, or have fewer clients",
+    ),
+)
 
 
 def again(error: FeatureError) -> FeatureError:

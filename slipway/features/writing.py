@@ -95,10 +95,14 @@ class Writer:
         refused: Rows = []
         failure: Exception | None = None
         for node, scripts in self._by_node(client, left, moving):
+            gone: Exception | None = None
             for trip in _trips(scripts):
                 try:
-                    answers = self._run(client.get_redis_connection(node), trip)
+                    answers = (
+                        [gone] * len(trip) if gone else self._run(client.get_redis_connection(node), trip)
+                    )
                 except (exceptions.ConnectionError, exceptions.TimeoutError) as error:
+                    gone = error
                     answers = [error] * len(trip)
                 for rows, answer in zip(trip, answers, strict=True):
                     if _is_ask(answer) and len(rows) == 1:

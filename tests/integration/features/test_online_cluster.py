@@ -140,7 +140,8 @@ def with_replica(tmp_path: Path) -> Iterator[list[ValkeyServer]]:
         first.config_set("repl-diskless-sync-delay", 0)
         first.execute_command("CLUSTER", "MEET", "127.0.0.1", last.port, int(options[-1]))
         primary = first.execute_command("CLUSTER", "MYID")
-        _until(lambda: primary in standby.execute_command("CLUSTER", "NODES"))
+        everybody = [redis.Redis(port=server.port) for server in (*servers, last)]
+        _until(lambda: all(node.execute_command("CLUSTER", "NODES").count(b"\n") == 4 for node in everybody))
         standby.execute_command("CLUSTER", "REPLICATE", primary)
         _until(lambda: standby.info("replication")["master_link_status"] == "up")
         yield [*servers, last]

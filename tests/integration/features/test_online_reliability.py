@@ -279,8 +279,8 @@ async def test_password_and_database_are_used_and_a_wrong_one_is_named(tmp_path:
         await other.close()
 
 
-@pytest.fixture
-def tls(tmp_path: Path, valkey: ValkeyServer) -> Iterator[tuple[str, Path]]:
+@contextlib.contextmanager
+def tls_before(valkey: ValkeyServer, folder: Path, *, asks_clients: bool) -> Iterator[tuple[str, Path]]:
     """TLS before the Valkey, as a cloud's proxies end it: the wheel's server is built without."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "loopback")])
@@ -299,7 +299,7 @@ def tls(tmp_path: Path, valkey: ValkeyServer) -> Iterator[tuple[str, Path]]:
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         .sign(key, hashes.SHA256())
     )
-    pem = tmp_path / "tls.pem"
+    pem = folder / "tls.pem"
     plain, form = serialization.NoEncryption(), serialization.PrivateFormat.PKCS8
     pem.write_bytes(
         certificate.public_bytes(serialization.Encoding.PEM)
@@ -307,6 +307,9 @@ def tls(tmp_path: Path, valkey: ValkeyServer) -> Iterator[tuple[str, Path]]:
     )
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(pem)
+    if asks_clients:
+        context.load_verify_locations(pem)
+        context.verify_mode = ssl.CERT_REQUIRED
     loop = asyncio.new_event_loop()
 
     async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -326,6 +329,35 @@ def tls(tmp_path: Path, valkey: ValkeyServer) -> Iterator[tuple[str, Path]]:
     yield f"rediss://127.0.0.1:{listener.sockets[0].getsockname()[1]}/0", pem
     loop.call_soon_threadsafe(loop.stop)
     thread.join(5)
+
+
+@pytest.fixture
+def tls(tmp_path: Path, valkey: ValkeyServer) -> Iterator[tuple[str, Path]]:
+    with tls_before(valkey, tmp_path, asks_clients=False) as found:
+        yield found
+
+
+@pytest.fixture
+def mutual_tls(tmp_path: Path, valkey: ValkeyServer) -> Iterator[tuple[str, Path]]:
+    with tls_before(valkey, tmp_path, asks_clients=True) as found:
+        yield found
+
+
+async def test_clients_show_their_certificate(mutual_tls: tuple[str, Path]) -> None:
+    url, pem = mutual_tls
+    nobody = f"{url}?ssl_ca_certs={pem}"
+    known = f"{nobody}&ssl_certfile={pem}&ssl_keyfile={pem}"
+    server_for(known).write(keys_of([6]), blobs_of([6.5]))
+    lookup = FeatureLookup(SERVICE, INPUTS, settings_for(known, timeout=3))
+    assert lookup.read_now({"driver": [6]}).tensors["x"][0, 0] == 6.5
+    assert (await lookup.read({"driver": [6]})).tensors["x"][0, 0] == 6.5
+    await lookup.close()
+    stranger = FeatureLookup(SERVICE, INPUTS, settings_for(nobody, timeout=3))
+    with pytest.raises(OnlineStoreUnavailable):
+        stranger.read_now({"driver": [6]})
+    with pytest.raises(OnlineStoreUnavailable):
+        await stranger.read({"driver": [6]})
+    await stranger.close()
 
 
 async def test_tls_is_spoken_and_the_certificate_checked(tls: tuple[str, Path]) -> None:
