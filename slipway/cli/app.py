@@ -27,7 +27,7 @@ from typer._completion_classes import completion_init
 from typer.core import TyperGroup
 
 from slipway import __version__
-from slipway.cli import output
+from slipway.cli import is_interrupt, output
 from slipway.cli.verbs import VERBS, Verb, find, new_app
 from slipway.errors import ObjectStoreUnavailable, SlipwayError
 
@@ -130,7 +130,8 @@ def run(arguments: list[str]) -> int:
             return _reader_gone()
         raise
     except Exception as error:  # the last line of defence: a defect of ours
-        return _defect(error, json)
+        # While a class is made, Python turns what is raised into an error of its own.
+        return _interrupted(json) if is_interrupt(error) else _defect(error, json)
     if code == INTERRUPTED:
         return _interrupted(json)
     return code if isinstance(code, int) else 0

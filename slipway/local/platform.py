@@ -123,7 +123,8 @@ class Platform:
 
     def require(self) -> None:
         """Raise PlatformDown unless every server runs; costs a millisecond, asks the servers nothing."""
-        down = [server.name for server in self._wanted() if not self._running(server)]
+        running = {server.name: self._running(server) for server in self._wanted()}
+        down = [name for name, found in running.items() if found is None or found.ending]
         if down or not self.home.connection.exists():
             raise PlatformDown(
                 f"the embedded platform is not up ({', '.join(down) or 'never started'})",
@@ -180,6 +181,9 @@ class Platform:
         answer = msgspec.structs.replace(
             answer, pid=found.pid, uptime_seconds=found.uptime(), memory_bytes=found.memory()
         )
+        if found.ending:
+            problem = "it is being stopped; `slipway up` starts it again"
+            return msgspec.structs.replace(answer, state="unhealthy", problem=problem)
         if secrets is None or len(known) < len(server.ports):
             problem = "its credentials or ports are not on record; `slipway up` mends that"
             return msgspec.structs.replace(answer, state="unhealthy", problem=problem)
@@ -229,7 +233,8 @@ class Platform:
             self._await(server, run, tell)
 
     def _healthy(self, server: Server, run: _Up) -> bool:
-        if self._running(server) is None or any(name not in run.ports for name in server.ports):
+        found = self._running(server)
+        if found is None or found.ending or any(name not in run.ports for name in server.ports):
             return False
         # A server may be busy: one slow answer is no reason to end it.
         deadline = time.monotonic() + 5.0
@@ -250,7 +255,10 @@ class Platform:
         record, log, data = (
             place(server.name) for place in (self.home.record, self.home.log, self.home.data)
         )
-        if self._running(server):
+        found = self._running(server)
+        if found and found.ending:
+            tell(f"{server.name} was being stopped: it is started again")
+        elif found:
             tell(f"{server.name} ran but did not answer: it is started again")
         elif record.exists():
             tell(f"{server.name} had ended without a `slipway down`: it is started again")
@@ -368,6 +376,8 @@ class Platform:
         record = self.home.record(server.name)
         found = process.read_record(record)
         ran = found is not None and found.alive()
+        if found is not None and ran:
+            process.note_ending(record, found)
         if found is not None:
             process.stop(found, grace=server.stop_grace if grace is None else grace)
         if ran:

@@ -18,6 +18,7 @@ from slipway.local import launch
 from slipway.local.launch import IN_USE, identity
 
 _STEP = 0.02
+_ENDING = " ending"
 LAUNCH_PATIENCE = 30.0
 
 
@@ -27,6 +28,8 @@ class Process:
 
     pid: int
     identity: str
+    ending: bool = False
+    """It has been told to end, or is about to be: what it still answers says nothing."""
 
     def alive(self) -> bool:
         return identity(self.pid) == self.identity
@@ -54,9 +57,18 @@ def read_record(record: Path) -> Process | None:
     """The process on record, dead or alive; None when there is no record or it is not readable as one."""
     try:
         pid, _, found = record.read_text().strip().partition(" ")
-        return Process(int(pid), found) if found else None
+        known = found.removesuffix(_ENDING)
+        return Process(int(pid), known, known != found) if known else None
     except (OSError, ValueError):
         return None
+
+
+def note_ending(record: Path, process: Process) -> None:
+    """Put on record that this process is being stopped, before it is: whoever stops it may be killed."""
+    fresh = record.with_name(f"{record.name}.new")
+    with suppress(OSError):  # a full disk must not keep a server running
+        fresh.write_text(f"{process.pid} {process.identity}{_ENDING}\n")
+        os.replace(fresh, record)
 
 
 def start(
