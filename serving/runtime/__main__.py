@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import signal
 import sys
-
-from serving.runtime.config import parse_config
-from slipway.errors import SlipwayError
 
 
 def main() -> int:
+    # Until the server takes signals itself, a Ctrl-C ends it as SIGTERM does. Python would raise it within
+    # whatever is being imported: a traceback at best, and a crash where that is written in C.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    from serving.runtime.config import parse_config
+    from slipway.errors import SlipwayError
+
     try:
         config = parse_config(sys.argv[1:])
         if config.workers > 1:
