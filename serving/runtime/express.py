@@ -214,7 +214,7 @@ def most_rows(model: Model) -> int:
         return 0
     if not model.has_batch_axis or behaviour.predict(1) > INLINE_SECONDS:
         return 0
-    if not behaviour.batchable:
+    if not behaviour.batchable or behaviour.limits is not None:
         return 1
     room = INLINE_SECONDS - behaviour.base_seconds
     return max(1, min(behaviour.max_rows, int(room / max(behaviour.row_seconds, 1e-9))))

@@ -17,6 +17,7 @@ from typing import Any
 from serving.runtime.bound import MAX_ROWS
 from serving.runtime.messages import Batch, InferRequest, InferResponse
 from serving.runtime.model import Model
+from serving.runtime.warmup import MAX_KEYS, compare_shape
 from slipway.errors import DeadlineExceeded, ModelFailed, Overloaded, ServingError, SlipwayError
 
 INLINE_SECONDS = 0.001
@@ -199,7 +200,9 @@ class Lane:
     def _next_group(self) -> tuple[list[InferRequest], int]:
         """From the head of the queue: what may share a run, without what nobody waits for."""
         queue = self.queue
-        limit = self._behaviour.max_rows if self._behaviour.batchable else 0
+        limit = self._behaviour.most(queue[0].key)
+        if not limit and self._behaviour.limits is not None and len(queue) > 1:
+            self._measure(queue[0])
         if len(queue) <= limit and not self._uneven:
             # All of one key, one row each, no deadline: the usual case.
             alike = [request for request in queue if not request.cancelled]
@@ -225,6 +228,15 @@ class Lane:
             rows += request.rows
             key = request.key
         return group, rows
+
+    def _measure(self, request: InferRequest) -> None:
+        """Rows of this shape run alone until it is known how many may run together."""
+        behaviour, key = self._behaviour, request.key
+        limits = behaviour.limits
+        if limits is None or key in limits or len(limits) >= MAX_KEYS or not behaviour.batchable:
+            return
+        limits[key] = 0
+        self.executor.submit(compare_shape, request.model, key)
 
     def _start_thread(self, group: list[InferRequest], rows: int) -> None:
         self.running += 1

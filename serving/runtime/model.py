@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from slipway.features.lookup import FeatureLookup
 
 Array = np.ndarray[Any, Any]
+ALIGNED = 16
+"""Bytes; as memory from NumPy and of Python's bytes is. Eigen's sums begin at the first aligned element, so
+the last bits of a mean over seven columns depend on where they lie.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +54,16 @@ class Behaviour:
     reason: str = "not warmed up"
     base_seconds: float = 0.0
     row_seconds: float = 0.0
+    limits: dict[Any, int] | None = None
+    """As `max_rows`, by the key of the requests, where an axis other than that of the rows is of any length:
+    a kernel may add up a hundred columns in another way than one. None: there is one key.
+    """
+
+    def most(self, key: Any) -> int:
+        """Rows in a run that several requests share; 0: each runs alone."""
+        if not self.batchable:
+            return 0
+        return self.max_rows if self.limits is None else self.limits.get(key, 0)
 
     def predict(self, rows: int) -> float:
         return self.base_seconds + self.row_seconds * rows
@@ -105,6 +119,8 @@ class Model:
         self.memory = 0
         self.last_used = 0.0
         self._admitted: dict[Any, tuple[int, Any, tuple[int, ...]]] = {}
+        self.comparison: Any = None
+        """What `warmup.compare_shape` needs, where requests come in many shapes."""
         self.extras: dict[str, Any] = {}
         """What other parts work out once a model: response templates, drift, features."""
 
@@ -283,8 +299,8 @@ class Model:
                 continue
             data = parts[0] if single else b"".join(parts)
             array = np.frombuffer(data, dtype).reshape(shape)
-            # A slice of a request body begins anywhere; kernels may load aligned.
-            feeds[name] = array if type(data) is bytes or array.flags.aligned else array.copy()
+            # A slice of a request body begins anywhere, and where it begins may change how a kernel adds up.
+            feeds[name] = array if type(data) is bytes or array.ctypes.data % ALIGNED == 0 else array.copy()
         return feeds
 
 

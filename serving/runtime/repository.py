@@ -344,7 +344,7 @@ class Repository:
                 weights=weights,
             )
             self._check(model, place, contract_text, names, where)
-            warm_up(model, max_rows=self.config.max_batch_rows, batching=self.config.batching)
+            warm_up(model, raw, max_rows=self.config.max_batch_rows, batching=self.config.batching)
         model.last_used = perf_counter()
         # Weights that are mapped from a file are not allocated, and in memory all the same.
         model.memory = max(measured.bytes, sum(file.size for file in place.files))
