@@ -29,7 +29,7 @@ from slipway.features.arrow import column_of, microseconds, pack_table, table_ke
 from slipway.features.keys import project_prefix, refuse_key_types, schemas_key, view_prefix
 from slipway.features.packing import Packing
 from slipway.features.protos import entity_bytes, pack_rows, unpack_values
-from slipway.features.response import ViewRead, plan_view
+from slipway.features.response import ViewRead, plan_view, ttl_micros
 from slipway.features.server import Server
 from slipway.features.service import entity_types
 from slipway.settings import load_settings
@@ -285,18 +285,16 @@ class PackedOnlineStore(OnlineStore):
         for table in tables_to_keep:
             if hasattr(table, "entity_columns"):
                 self._announce(config, table, self.packing(table))
-        self._delete(config, tables_to_delete)
+        self._delete(config, [view_prefix(config.project, table.name) for table in tables_to_delete])
 
     def teardown(self, config: RepoConfig, tables: Sequence[FeatureView], entities: Sequence[Entity]) -> None:
-        self._delete(config, tables, also=(schemas_key(config.project),))
+        # All that is the project's: Feast names neither its stream views here nor on-demand ones.
+        self._delete(config, [project_prefix(config.project)])
 
-    def _delete(
-        self, config: RepoConfig, tables: Sequence[FeatureView], also: tuple[bytes, ...] = ()
-    ) -> None:
-        prefixes = [view_prefix(config.project, table.name) for table in tables]
-        if prefixes or also:
+    def _delete(self, config: RepoConfig, prefixes: Sequence[bytes]) -> None:
+        if prefixes:
             self._announced.clear()
-            self._server(config).delete([*prefixes, *also], project_prefix(config.project))
+            self._server(config).delete(prefixes, project_prefix(config.project))
 
     async def initialize(self, config: RepoConfig) -> None:
         self._server(config)
@@ -362,9 +360,8 @@ class PackedOnlineStore(OnlineStore):
 
 def stale_rows(table: FeatureView, event: Any, clock: float) -> Any:
     """Which event times lie further back than the view's TTL; one exactly as old as it is not stale."""
-    if not table.ttl:
-        return np.zeros(len(event), np.bool_)
-    return round(clock * 1e6) - event > round(table.ttl.total_seconds() * 1e6)
+    ttl = ttl_micros(table)
+    return round(clock * 1e6) - event > ttl if ttl else np.zeros(len(event), np.bool_)
 
 
 def _micros(moment: datetime) -> int:

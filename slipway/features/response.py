@@ -42,7 +42,7 @@ class ViewRead:
         """
         packing = self.packing
         rows = packing.clean_rows(blobs)
-        ttl = round(self.table.ttl.total_seconds() * 1e6) if self.table.ttl else 0
+        ttl = ttl_micros(self.table)
         oldest = round(clock * 1e6) - ttl
         if not rows or -1 in self.slots or (ttl and any(event < oldest for event, _ in rows)):
             return False
@@ -74,7 +74,7 @@ class ViewRead:
         blobs = [*blobs, None]
         records = packing.read(blobs)
         found = records["digest"] != 0
-        ttl = round(self.table.ttl.total_seconds() * 1e6) if self.table.ttl else 0
+        ttl = ttl_micros(self.table)
         stale = found & ((round(clock * 1e6) - records["event"] > ttl) if ttl else False)
         usable = found & ~stale
         slots = self.slots.tolist()
@@ -108,6 +108,12 @@ class ViewRead:
             added = response.metadata.feature_view_metadata.add()
             added.name = name
             added.version = getattr(self.table, "current_version_number", 0) or 0
+
+
+def ttl_micros(table: FeatureView) -> int:
+    """0: its values never age, as those of on-demand views that are stored, which know no TTL."""
+    ttl = getattr(table, "ttl", None)
+    return round(ttl.total_seconds() * 1e6) if ttl else 0
 
 
 def plan_view(

@@ -24,8 +24,11 @@ from feast import (
     FileSource,
     PushSource,
     RequestSource,
+    StreamFeatureView,
     ValueType,
 )
+from feast.data_format import JsonFormat
+from feast.data_source import KafkaSource
 from feast.on_demand_feature_view import on_demand_feature_view
 from feast.protos.feast.serving.ServingService_pb2 import FieldStatus
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
@@ -363,6 +366,46 @@ def test_on_demand_views_join_in(store: FeatureStore) -> None:
 
     found = store.get_online_features(["rates:rate"], [{"driver": 1, "hours": 3}]).to_dict()
     assert found["rate"] == [2.0]
+
+
+async def test_on_demand_views_that_are_stored_come_from_the_store(
+    store: FeatureStore, valkey: ValkeyServer
+) -> None:
+    @on_demand_feature_view(
+        sources=[RequestSource(name="now", schema=[Field(name="hours", dtype=Int64)])],
+        entities=[DRIVER],
+        schema=[Field(name="twice", dtype=Int64)],
+        mode="python",
+        write_to_online_store=True,
+    )
+    def stored(inputs: dict[str, Any]) -> dict[str, Any]:
+        return {"twice": [2 * hours for hours in inputs["hours"]]}
+
+    batch = FileSource(path="unused.parquet", timestamp_field="ts")
+    kafka = KafkaSource(
+        name="kafka",
+        kafka_bootstrap_servers="127.0.0.1:1",
+        topic="trips",
+        timestamp_field="ts",
+        message_format=JsonFormat("driver long"),
+        batch_source=batch,
+    )
+    schema = [Field(name="driver", dtype=Int64), Field(name="load", dtype=Float64)]
+    stream = StreamFeatureView(name="stream", entities=[DRIVER], schema=schema, source=kafka)
+    store.apply([DRIVER, stored, stream])
+    rows = pd.DataFrame({"driver": [1], "hours": [21], "event_timestamp": [NOW]})
+    store.write_to_online_store("stored", rows)
+    store.write_to_online_store("stream", pd.DataFrame({"driver": [1], "load": [0.5], "ts": [NOW]}))
+
+    asked = [{"driver": 1}, {"driver": 2}]
+    wanted = {"driver": [1, 2], "twice": [42, None], "load": [0.5, None]}
+    features = ["stored:twice", "stream:load"]
+    assert store.get_online_features(features, asked).to_dict() == wanted
+    assert (await store.get_online_features_async(features, asked)).to_dict() == wanted
+    assert store.get_online_features(features, asked[:1]).to_dict()["twice"] == [42]
+    await store._get_provider().online_store.close()
+    store.teardown()
+    assert not list(redis.Redis(port=valkey.port).scan_iter(match=f"slipway:{store.project}:*"))
 
 
 def test_views_without_entities_have_one_value(store: FeatureStore, tmp_path: Path) -> None:
