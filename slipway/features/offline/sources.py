@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +25,17 @@ from slipway.settings import S3, load_settings
 
 _PARQUET = (".parquet", ".pq")
 _PATTERN = re.compile(r"[*?\[]")
+_OFFSET = re.compile(r"[+-]\d\d:?\d\d")
+# What a writer has not finished, as Spark's _temporary folders and .part files; a partition may begin so too.
+_HIDDEN = re.compile(r"/[_.][^/=]*(/|$)")
 # Polars asks for this at the start of each query. By default it fetches row groups far ahead of whoever works
 # on them: 0.3 GiB more of a file of 10 M rows, and fresh pages are dear (a fault takes some 5 us on a virtual
 # machine, a join of 1 M rows 25,000 of them). In bytes and not as a count, so that narrow columns of a store
 # far away still have many requests under way.
 os.environ.setdefault("POLARS_ROW_GROUP_PREFETCH_KBYTES_BUDGET", str(32 * 1024))
+# A zone may be an offset, such as +05:30, which pandas writes for times that were parsed with one. Without
+# this Polars refuses every file that has such a column, though it reads them right.
+os.environ.setdefault("POLARS_IGNORE_TIMEZONE_PARSE_ERROR", "1")
 
 # Files of one source may differ, as when an older writer chose smaller types or had no column of a name yet.
 _CASTS = pl.ScanCastOptions(
@@ -48,25 +54,31 @@ class Source:
     """As it stands in the definition, made absolute."""
     s3: S3 | None
     """None: not on S3."""
+    _visible: list[str] = field(default_factory=list, compare=False, repr=False)
+    """The files to read, where others lie beside them that are not to be; as `schema` last found them."""
 
     def is_file(self) -> bool:
         """Whether the rows are in one file rather than in all files of a place."""
-        if self.s3 is None and "://" not in self.uri and Path(self.uri).is_dir():
-            return False
+        if self.s3 is None and "://" not in self.uri and Path(self.uri).exists():
+            return Path(self.uri).is_file()
         return self.uri.endswith(_PARQUET)
+
+    def is_pattern(self) -> bool:
+        """Whether it is one for names; a file that is there is not, whatever it is called."""
+        return bool(_PATTERN.search(self.uri)) and not (self.s3 is None and Path(self.uri).exists())
 
     def scan(self, schema: pl.Schema | None = None, row_number: str | None = None) -> pl.LazyFrame:
         """All rows, lazily. `row_number` names a column with each row's place in the source.
 
         With the schema that `schema` found, Polars need not read the footer of each file beforehand.
         """
-        if self.is_file() or _PATTERN.search(self.uri):
-            pattern, single = self.uri, self.is_file() and not _PATTERN.search(self.uri)
-        else:
-            pattern, single = f"{glob.escape(self.uri.rstrip('/'))}/**/*.parquet", False
+        places: str | list[str] = self.uri
+        single = self.is_file() and not self.is_pattern()
+        if not self.is_file() and not self.is_pattern():
+            places = self._visible or f"{glob.escape(self.uri.rstrip('/'))}/**/*.parquet"
         return pl.scan_parquet(
-            pattern,
-            glob=not single,
+            places,
+            glob=isinstance(places, str) and not single,
             hive_partitioning=not single,
             schema=schema,
             row_index_name=row_number,
@@ -84,7 +96,7 @@ class Source:
         with self.reading():
             ends = self._ends()
             if not ends:
-                return self.scan().collect_schema()
+                return _with_known_zones(self.scan().collect_schema())
             options = None if self.s3 is None else storage_options(self.s3)
             inside = [
                 pl.scan_parquet(
@@ -92,28 +104,32 @@ class Source:
                 ).collect_schema()
                 for end in ends
             ]
-            return self.scan(_merged(inside[0], inside[-1])).collect_schema()
+            return self.scan(_with_known_zones(_merged(inside[0], inside[-1]))).collect_schema()
 
     def _ends(self) -> list[str]:
         """The first and the last file of a place; none where Polars has to find out or say what is wrong."""
-        if self.is_file() or _PATTERN.search(self.uri):
+        if self.is_file() or self.is_pattern():
             return []
         try:
             if self.s3 is None:
-                names = [str(path) for path in Path(self.uri).rglob("*.parquet")]
+                found = [str(path) for path in Path(self.uri).rglob("*.parquet")]
             else:
-                objects = ObjectStore(self.s3).list(self.uri)
-                names = [found.uri for found in objects if found.uri.endswith(".parquet")]
+                found = [known.uri for known in ObjectStore(self.s3).list(self.uri)]
         except ObjectError:
             return []
-        return sorted({min(names), max(names)}) if names else []
+        found = sorted(name for name in found if name.endswith(".parquet"))
+        names = [name for name in found if not _HIDDEN.search(name, len(self.uri.rstrip("/")))]
+        if found and not names:
+            raise FileNotFoundError(found[0])
+        self._visible[:] = names if len(names) < len(found) else []
+        return [names[0], names[-1]][: len(names)] if names else []
 
     @contextmanager
     def reading(self) -> Iterator[None]:
         """Raise what Polars raises as one of ours, with the place and the remedy."""
         try:
             yield
-        except (pl.exceptions.PolarsError, OSError) as error:
+        except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
             raise _explain(error, self) from error
 
     def require(self, columns: Mapping[str, str], schema: pl.Schema) -> None:
@@ -125,6 +141,18 @@ class Source:
                 fix=f"it has {', '.join(schema.names())}; mend the view or its field_mapping, or write the "
                 "column into the files",
             )
+
+
+def _with_known_zones(schema: pl.Schema) -> pl.Schema:
+    """Times of an offset, which Polars reads and can do nothing more with, as those of UTC that they are."""
+    return pl.Schema(
+        {
+            name: pl.Datetime(kind.time_unit, "UTC")
+            if isinstance(kind, pl.Datetime) and _OFFSET.fullmatch(kind.time_zone or "")
+            else kind
+            for name, kind in schema.items()
+        }
+    )
 
 
 def _merged(first: pl.Schema, last: pl.Schema) -> pl.Schema:
@@ -222,7 +250,7 @@ _ANSWERS = {
 }
 
 
-def _explain(error: Exception, source: Source) -> FeatureSourceError:
+def _explain(error: BaseException, source: Source) -> FeatureSourceError:
     text = str(error)
     summary = text.strip().splitlines()[0][:300] if text.strip() else type(error).__name__
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
@@ -82,6 +83,13 @@ def write(folder: Path, rows: list[dict[str, Any]], files: int = 1) -> Path:
     for number in range(files):
         frame.slice(number * size, size).write_parquet(place / f"{number}.parquet", row_group_size=3)
     return place
+
+
+def fresh(name: str) -> str:
+    """Of a file that duckdb has never read: it keeps what it read, and knows another of its name by
+    size and time of change only, which two examples may share.
+    """
+    return f"{name}-{uuid.uuid4().hex}.parquet"
 
 
 def pandas_rows(rows: list[dict[str, Any]]) -> pd.DataFrame:
@@ -264,7 +272,7 @@ present = st.integers(0, 12).map(lambda hour: START + timedelta(hours=hour))
 def test_feasts_duckdb_store_says_the_same(
     folder: Path, config: Any, registry: Any, asked: list[Any], rows: list[Any], ttl: timedelta, known: bool
 ) -> None:
-    path = folder / "same.parquet"
+    path = folder / fresh("same")
     pl.DataFrame(rows, FRAME, orient="row").write_parquet(path)
     views = [view("v", path, {"value": Float64}, ttl=ttl, created="created")]
     frame = pd.DataFrame({"row": range(len(asked)), "key": pd.array([row["key"] for row in asked], "Int64")})
@@ -330,13 +338,14 @@ def test_feasts_duckdb_store_says_the_same_of_several_views(
 ) -> None:
     times = pl.col("ts").dt.convert_time_zone(zone) if zone else pl.col("ts").dt.replace_time_zone(None)
     kinds = {"key": pl.Int64, "value": pl.Float64, "ts": pl.Datetime("us", "UTC")}
-    pl.DataFrame(by_key, kinds, orient="row").with_columns(times).write_parquet(folder / "by_key.parquet")
-    pl.DataFrame(by_place).write_parquet(folder / "by_place.parquet")
+    key_path, place_path = folder / fresh("by_key"), folder / fresh("by_place")
+    pl.DataFrame(by_key, kinds, orient="row").with_columns(times).write_parquet(key_path)
+    pl.DataFrame(by_place).write_parquet(place_path)
     views = [
-        view("v", folder / "by_key.parquet", {"value": Float64}, ttl=timedelta(hours=3)),
+        view("v", key_path, {"value": Float64}, ttl=timedelta(hours=3)),
         view(
             "w",
-            folder / "by_place.parquet",
+            place_path,
             {"count": Int64, "name": String},
             keys={"place": String},
             ttl=timedelta(hours=9),
