@@ -5,7 +5,8 @@
     {"inputs": {"carrier": ["UA"], "distance": [719]}}         columns by name
     {"inputs": [[1.0, 2.0]]}                                   the model's one input as it is
 
-The answer is {"predictions": […]}: one item a row, an object where the model has several outputs.
+The answer is {"predictions": […]}: one item a row, an object where the model has several outputs. Where those
+are not of one length, rows there are none: {"predictions": {"a": […], "b": […]}} has each as it is.
 """
 
 from __future__ import annotations
@@ -104,6 +105,8 @@ def _flat(name: str, values: Any) -> list[Any]:
 def _tensor(spec: TensorSpec, values: Any) -> Tensor:
     """The shape comes from the nesting; scalars become rows of one where the graph wants two axes."""
     if not isinstance(values, list):
+        if spec.shape is None:
+            return tensor_from_json(spec.name, spec.datatype.name, (), [values])
         raise InvalidRequest("it must be a list", where=f"input {spec.name!r}")
     shape: list[int] = []
     level: Any = values
@@ -125,7 +128,9 @@ def encode_predict(response: InferResponse) -> bytes:
     columns = {name: _rows(array) for name, array in outputs}
     if len(columns) == 1:
         return msgspec.json.encode({"predictions": next(iter(columns.values()))})
-    rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=False)]
+    if len({len(values) for values in columns.values()}) > 1:
+        return msgspec.json.encode({"predictions": columns})
+    rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
     return msgspec.json.encode({"predictions": rows})
 
 

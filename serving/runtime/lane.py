@@ -15,7 +15,7 @@ from time import perf_counter
 from typing import Any
 
 from serving.runtime.bound import MAX_ROWS
-from serving.runtime.messages import Batch, InferRequest, InferResponse
+from serving.runtime.messages import ALONE, Batch, InferRequest, InferResponse
 from serving.runtime.model import Model
 from serving.runtime.warmup import MAX_KEYS, compare_shape
 from slipway.errors import DeadlineExceeded, ModelFailed, Overloaded, ServingError, SlipwayError
@@ -233,7 +233,7 @@ class Lane:
         """Rows of this shape run alone until it is known how many may run together."""
         behaviour, key = self._behaviour, request.key
         limits = behaviour.limits
-        if limits is None or key in limits or len(limits) >= MAX_KEYS or not behaviour.batchable:
+        if limits is None or key is ALONE or key in limits or len(limits) >= MAX_KEYS:
             return
         limits[key] = 0
         self.executor.submit(compare_shape, request.model, key)
@@ -285,7 +285,7 @@ def _run_here(group: list[InferRequest], rows: int) -> list[tuple[list[InferRequ
     first = group[0]
     model, key = first.model, first.key
     runner = model.runner
-    if rows > MAX_ROWS or not runner.usable:
+    if rows > MAX_ROWS or not runner.usable or key is ALONE:
         return run_group(group, rows)
     started = perf_counter()
     data: Any = first.inputs[0].data

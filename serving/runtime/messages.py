@@ -15,6 +15,18 @@ if TYPE_CHECKING:
     from serving.runtime.model import Model
     from serving.runtime.tracing import Trace
 
+
+class _Alone:
+    """The key of requests that share no run, not even with one like them."""
+
+    def __eq__(self, other: object) -> bool:
+        return False
+
+    __hash__ = object.__hash__
+
+
+ALONE = _Alone()
+
 Reply = Callable[["InferRequest", "InferResponse | SlipwayError"], None]
 BulkReply = Callable[[list["InferRequest"], "Batch"], None]
 

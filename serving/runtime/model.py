@@ -12,7 +12,7 @@ import numpy as np
 import onnxruntime
 
 from serving.runtime.datatypes import DATATYPES, DataType, from_onnx
-from serving.runtime.messages import InferRequest, Tensor
+from serving.runtime.messages import ALONE, InferRequest, Tensor
 from slipway.contract import ModelContract
 from slipway.errors import ContractMismatch, InvalidRequest, ModelFailed
 
@@ -114,6 +114,9 @@ class Model:
         self._read_outputs()
         self.input_numbers = {spec.name: number for number, spec in enumerate(self.inputs)}
         self.has_batch_axis = all(_first_axis_is_free(spec) for spec in (*self.inputs, *self.outputs))
+        # By one name they are of one length. Others may broadcast, or have nothing to do with rows.
+        names = {node.shape[0] if node.shape else None for node in self.session.get_inputs()}
+        self._rows_agree = len(names) == 1 and isinstance(next(iter(names)), str)
         self.only_floats = all(spec.datatype.kind == "f" for spec in self.inputs)
         self.behaviour = Behaviour()
         self.memory = 0
@@ -242,7 +245,7 @@ class Model:
         request.inputs = [found[name] for name in numbers]
 
     def _check(self, tensors: list[Tensor]) -> tuple[int, Any, tuple[int, ...]]:
-        lengths, tails, rows = [], [], -1
+        lengths, tails, rows, alone = [], [], -1, False
         for tensor, spec in zip(tensors, self.inputs, strict=True):
             where = f"input {tensor.name!r}"
             if tensor.name != spec.name:
@@ -266,16 +269,21 @@ class Model:
                 )
             if self.has_batch_axis:
                 if rows not in (-1, shape[0]):
-                    raise InvalidRequest(f"{shape[0]} rows, another input has {rows}", where=where)
+                    if self._rows_agree:
+                        raise InvalidRequest(f"{shape[0]} rows, another input has {rows}", where=where)
+                    alone = True
                 rows = shape[0]
             tails.append(shape[1:])
             count = 1
             for axis in shape:
                 count *= axis
             lengths.append(count * (spec.datatype.size or 1))
-        if rows == 0:
+        if rows == 0 and self.contract is not None:
             raise InvalidRequest("the request has no rows", where=f"model {self.name}")
-        known = (max(rows, 1), tuple(tails), tuple(lengths))
+        if rows == 0 or alone:
+            known: tuple[int, Any, tuple[int, ...]] = (0, ALONE, tuple(lengths))
+        else:
+            known = (max(rows, 1), tuple(tails), tuple(lengths))
         if len(self._admitted) >= 1024:
             self._admitted.clear()
         if len(tensors) == 1:

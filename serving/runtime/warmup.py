@@ -226,7 +226,8 @@ def _random(spec: TensorSpec, shape: tuple[int, ...], graph: Graph, generator: n
         return generator.integers(0, 2, shape).astype(bool)
     if kind.kind == "i":
         low, high = np.iinfo(kind.numpy).min, np.iinfo(kind.numpy).max
-        known = [0, 1, 2, 3, *(number for number in graph.whole if low <= number <= high)]
+        # Not zero: as the step of an STFT it ends the process, inside ONNX Runtime.
+        known = [1, 2, 3, *(number for number in graph.whole if number and low <= number <= high)]
         return np.array(known, kind.numpy)[generator.integers(0, len(known), shape)]
     # Several magnitudes, of rows and in them: thresholds lie anywhere, and large rows saturate what small
     # ones do not. Where trees say at what they split, about there.

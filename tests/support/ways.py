@@ -1,12 +1,11 @@
-"""The ways of asking a model: REST with JSON or binary tensors, gRPC with typed or raw contents, v1.
+"""The ways of asking a model: REST with JSON or binary tensors, gRPC with typed or raw contents.
 
-Each gives the outputs as arrays, or the text of the refusal. Nothing but Python's HTTP client and Google's
+Each gives the outputs as arrays, or raises Refused. Nothing but Python's HTTP client and Google's
 gRPC stands between.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -64,16 +63,6 @@ def by_typed_contents(target: Target, model: str, inputs: Mapping[str, np.ndarra
     return _by_grpc(target, model, inputs, as_raw=False)
 
 
-def by_v1(target: Target, model: str, inputs: Mapping[str, np.ndarray]) -> Outputs:
-    """Without types: what comes back has those that NumPy gives it."""
-    body = {"inputs": {name: value.tolist() for name, value in inputs.items()}}
-    answer = _ok(target.request("POST", f"/v1/models/{model}:predict", _lenient(body))).json()
-    rows = answer["predictions"]
-    if rows and isinstance(rows[0], dict):
-        return {name: np.array([row[name] for row in rows]) for name in rows[0]}
-    return {"": np.array(rows)}
-
-
 Way = Callable[[Target, str, Mapping[str, np.ndarray]], Outputs]
 WAYS: dict[str, Way] = {
     "json": by_json,
@@ -104,10 +93,6 @@ def _ok(answer: Any) -> Any:
     if answer.status != 200:
         raise Refused(answer.status, answer.body.decode())
     return answer
-
-
-def _lenient(body: Any) -> bytes:
-    return json.dumps(body).encode()
 
 
 def _array(datatype: str, flat: list[Any], shape: Any) -> np.ndarray:

@@ -73,8 +73,9 @@ def _results(node: Node, values: dict[str, Value | str], graph: Graph) -> Sequen
         found = rule(node, given, graph.operator_sets.get(node.domain, 0))
     except Mixes as mixes:
         return [f"{node.title}: {mixes}"] * len(node.outputs)
-    except (IndexError, TypeError, KeyError, AssertionError) as error:
-        # An optional input that is not there, an attribute of another kind: nothing is claimed.
+    except Exception as error:
+        # An optional input that is not there, an attribute of another kind: nothing is claimed, and the model
+        # is served all the same.
         return [f"{node.title}: not understood ({error!r})"] * len(node.outputs)
     return found if isinstance(found, list) else [found] * len(node.outputs)
 

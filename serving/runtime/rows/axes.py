@@ -123,12 +123,29 @@ def _slice(node: Node, given: Given, version: int) -> Value:
     value = rows_in(given[0])
     axes = axes_of(node, given, 3)
     if axes is None:
-        raise Mixes("it cuts all axes")
+        axes = list(range(len(_cuts(node, given, "starts", 1) or value.shape)))
     fixed(*given[1:])
     dims = value.shape
-    for axis in axes:
+    for number, axis in enumerate(axes):
+        if wrap(axis, value.rank) == value.axis and _takes_all(node, given, number):
+            continue
         dims = replaced(Value(value.axis, dims), elsewhere(axis, value), None)
     return Value(value.axis, dims)
+
+
+def _cuts(node: Node, given: Given, name: str, place: int) -> list[int]:
+    found = node.attributes.get(name)
+    return list(found) if found is not None else whole_numbers(given[place])
+
+
+def _takes_all(node: Node, given: Given, number: int) -> bool:
+    """From the first to the last, as exporters write it."""
+    steps = whole_numbers(given[4]) if len(given) > 4 and given[4] is not None else None
+    return (
+        _cuts(node, given, "starts", 1)[number] == 0
+        and _cuts(node, given, "ends", 2)[number] >= 2**31 - 1
+        and (steps is None or steps[number] == 1)
+    )
 
 
 @rule("Gather")

@@ -30,6 +30,9 @@ def of_constants(node: Node, given: Given) -> Sequence[Value | str]:
             return [edit_shape(node, given)]
     if node.operator in ("Identity", "Cast"):
         return [Value(None, dims)]
+    if node.operator == "Reshape" and given[1] is not None and given[1].numbers is not None:
+        wanted = given[1].numbers
+        return [Value(None, tuple(n if isinstance(n, int) and n > 0 else None for n in wanted))]
     if node.operator == "Transpose" and dims is not None:
         order = node.attributes.get("perm") or range(len(dims))[::-1]
         return [Value(None, tuple(dims[axis] for axis in order))]

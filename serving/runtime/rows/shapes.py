@@ -51,7 +51,8 @@ def edit_shape(node: Node, given: Given) -> Value:
             if len(given) > 2
             else (node.attributes["starts"], node.attributes["ends"])
         )
-        if len(starts) != 1 or len(given) > 4:
+        usual = all(whole_numbers(value) == [want] for value, want in zip(given[3:], (0, 1), strict=False))
+        if len(starts) != 1 or not usual:
             raise Mixes("it cuts a shape in steps")
         chosen = numbers[starts[0] : ends[0]]
         return Value(None, (len(chosen),), chosen)
@@ -67,22 +68,24 @@ def edit_shape(node: Node, given: Given) -> Value:
 
 @rule("Reshape")
 def _reshape(node: Node, given: Given, version: int) -> Value:
-    value = rows_in(given[0])
-    if value.axis != 0:
+    value, wanted = rows_in(given[0]), list(numbers_of(given[1]))
+    if any(length != 1 for length in value.shape[: value.along]):
         raise Mixes("the rows are not along the first axis")
-    wanted = numbers_of(given[1])
+    value = Value(0, value.shape[value.along :])
+    before = 0
+    while len(wanted) > 1 and wanted[0] == 1:
+        del wanted[0]
+        before += 1
     if not wanted or ROWS in wanted[1:]:
         raise Mixes("it moves the rows")
-    zero = 0 if not node.attributes.get("allowzero", 0) else object()
-    rest = list(wanted[1:])
-    for at, length in enumerate(rest):
-        if length == zero:
-            rest[at] = value.shape[at + 1] if at + 1 < value.rank else None
-    if wanted[0] == ROWS or wanted[0] == zero:
-        dims = [length if isinstance(length, int) and length >= 0 else None for length in rest]
-        return Value(0, (None, *dims))
-    if wanted[0] == -1 and size_of(rest) is not None and size_of(rest) == size_of(value.shape[1:]):
-        return Value(0, (None, *[length if isinstance(length, int) else None for length in rest]))
+    rest = wanted[1:]
+    if 0 in wanted and (rows_in(given[0]).axis or before or node.attributes.get("allowzero")):
+        raise Mixes("it takes lengths from other axes")
+    rest = [value.shape[at] if length == 0 else length for at, length in enumerate(rest, start=1)]
+    known = [length if isinstance(length, int) and length >= 0 else None for length in rest]
+    same = size_of(rest) is not None and size_of(rest) == size_of(value.shape[1:])
+    if wanted[0] in (ROWS, 0) or (wanted[0] == -1 and same):
+        return Value(before, ((1,) * before) + (None, *known))
     raise Mixes("it may put parts of several rows together")
 
 

@@ -3,7 +3,18 @@
 from __future__ import annotations
 
 from serving.runtime.graph import Node
-from serving.runtime.rows.values import ML, Given, Mixes, Value, elsewhere, fixed, replaced, rows_in, rule
+from serving.runtime.rows.values import (
+    ML,
+    Given,
+    Mixes,
+    Value,
+    elsewhere,
+    fixed,
+    replaced,
+    rows_in,
+    rule,
+    without,
+)
 
 
 @rule("MatMul", "MatMulInteger")
@@ -12,6 +23,8 @@ def _matmul(node: Node, given: Given, version: int) -> Value:
     left, right = given[0], given[1]
     if left is None or right is None:
         raise Mixes("an input is missing")
+    if right.rank == 1 and right.axis is None and left.rank > 1:
+        return without(left, [elsewhere(-1, left)])
     if left.rank < 2 or right.rank < 2:
         raise Mixes("it takes a vector")
     rank = max(left.rank, right.rank)
@@ -104,7 +117,7 @@ def _estimator(node: Node, given: Given, version: int) -> list[Value]:
     value = rows_in(given[0])
     if value.axis != 0 or value.rank != 2:
         raise Mixes("the rows are not its first of two axes")
-    scores = Value(0, (None, None))
+    scores = Value(0, (None, node.attributes.get("n_targets") or node.attributes.get("targets")))
     return [Value(0, (None,)), scores] if node.operator.endswith("Classifier") else [scores]
 
 
@@ -132,10 +145,17 @@ def _encode(node: Node, given: Given, version: int) -> Value:
 
 @rule("ArrayFeatureExtractor", domain=ML)
 def _extract(node: Node, given: Given, version: int) -> Value:
-    value = rows_in(given[0])
-    fixed(given[1])
+    table, places = given[0], given[1]
+    if table is not None and table.axis is None and table.rank == 1 and places is not None:
+        # Labels by number: all places in one row, which a Reshape makes rows of.
+        one_each = all(length == 1 for at, length in enumerate(places.shape) if at != places.axis)
+        if places.axis is None or not one_each:
+            raise Mixes("rows have several places each")
+        return Value(1, (1, None))
+    value = rows_in(table)
+    fixed(places)
     elsewhere(-1, value)
-    chosen = given[1].shape if given[1] is not None else None
+    chosen = places.shape if places is not None else None
     width = chosen[-1] if chosen else None
     return Value(value.axis, replaced(value, value.rank - 1, width))
 

@@ -230,7 +230,7 @@ def test_a_bad_request_does_not_end_the_connection(client: Client) -> None:
         b'{"inputs":[{"name":"key","datatype":"WRONG","shape":[1],"data":[1]}]}',
         b'{"inputs":[{"name":"other","datatype":"INT64","shape":[1],"data":[1]}]}',
         b'{"inputs":[{"name":"key","datatype":"INT64","shape":[2],"data":[[1],[2]]}]}',
-        b'{"inputs":[{"name":"key","datatype":"INT64","shape":[0],"data":[]}]}',
+        b'{"inputs":[{"name":"key","datatype":"INT64","shape":[0],"data":[1]}]}',
         b'{"id":"\\ud83d","inputs":[{"name":"key","datatype":"INT64","shape":[1],"data":[1]}],"parameters":{"a":NaN}}',
     ]  # fmt: skip
     for body in bodies:
