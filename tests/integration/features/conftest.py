@@ -33,7 +33,7 @@ def make_store(
                 "type": "slipway.features.online.PackedOnlineStore",
                 "url": url,
                 "clock": clock,
-                "timeout": 2.0,
+                "timeout": 20.0,
                 **online,
             },
             batch_engine={"type": "slipway.features.engine.ArrowComputeEngine"},

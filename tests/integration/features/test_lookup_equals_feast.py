@@ -128,7 +128,7 @@ def write(
 def settings_of(store: FeatureStore) -> Settings:
     online = store.config.online_store
     return Settings(
-        online=Online(url=online.url, timeout=2.0, cluster=online.cluster),
+        online=Online(url=online.url, timeout=20.0, cluster=online.cluster),
         features=Features(clock=online.clock),
     )
 

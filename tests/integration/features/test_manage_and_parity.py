@@ -84,7 +84,7 @@ def settings(tmp_path: Path, valkey: ValkeyServer, request: pytest.FixtureReques
     made = Settings(
         home=str(tmp_path),
         s3=S3(endpoint="http://127.0.0.1:9", access_key="x", secret_key="x"),
-        online=Online(url=valkey.url, timeout=2.0),
+        online=Online(url=valkey.url, timeout=20.0),
         features=Features(
             registry=f"sqlite:///{tmp_path}/feast.db",
             project=request.node.name[:40].replace("[", "_").rstrip("]"),
@@ -284,7 +284,7 @@ def project(tmp_path: Path, valkey: ValkeyServer) -> Path:
         f"""
         [online]
         url = "{valkey.url}"
-        timeout = 2.0
+        timeout = 20.0
         [features]
         repository = "shop"
         project = "shop"
@@ -344,10 +344,10 @@ def test_feasts_interface_starts_on_loopback(project: Path) -> None:
         assert server.stderr
         line = next(line for line in server.stderr if "http://127.0.0.1:" in line)
         address = line.split()[-1].partition("/p/")[0]
-        deadline = datetime.now(UTC) + timedelta(seconds=60)
+        deadline = datetime.now(UTC) + timedelta(seconds=240)
         while True:
             try:
-                with urllib.request.urlopen(address + "/projects-list.json", timeout=5) as answer:
+                with urllib.request.urlopen(address + "/projects-list.json", timeout=60) as answer:
                     listed = json.load(answer)
                 break
             except OSError:
@@ -356,4 +356,4 @@ def test_feasts_interface_starts_on_loopback(project: Path) -> None:
         assert "shop" in json.dumps(listed)
     finally:
         server.terminate()
-        server.wait(20)
+        server.wait(120)

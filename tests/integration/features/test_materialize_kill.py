@@ -58,7 +58,7 @@ def test_a_killed_materialization_is_finished_by_the_next(project: Path, valkey:
             env=environment,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=600,
         )
 
     applied = run("apply", "--json")
