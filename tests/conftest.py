@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
 import pytest
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
@@ -21,6 +26,24 @@ class TogetherScheduling(LoadScopeScheduling):
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
     return TogetherScheduling(config, log)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # Else it writes its list of fonts into the home of whoever runs the tests.
+    os.environ.setdefault("MPLCONFIGDIR", str(Path(__file__).parents[1] / ".pytest_cache" / "matplotlib"))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """End what works in this session's temporary folder: the servers of a worker that was killed."""
+    if hasattr(session.config, "workerinput"):
+        return
+    folder = session.config._tmp_path_factory.getbasetemp()  # type: ignore[attr-defined]
+    for process in psutil.process_iter():
+        with suppress(psutil.Error, OSError):
+            if folder in Path(process.cwd()).parents and process.status() != psutil.STATUS_ZOMBIE:
+                print(f"\nleft running, and ended now: {process.pid} {' '.join(process.cmdline())}")
+                process.kill()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
