@@ -15,7 +15,14 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from serving.runtime.datatypes import DATATYPES, DataType, element_count, packer
-from serving.runtime.messages import InferRequest, InferResponse, Reply, RequestedOutput, Tensor
+from serving.runtime.messages import (
+    InferRequest,
+    InferResponse,
+    Reply,
+    RequestedOutput,
+    Tensor,
+    refuse_elsewhere,
+)
 from slipway.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -95,6 +102,8 @@ def decode_request(body: bytes, model: Model, reply: Reply, json_length: int | N
     for item in message.inputs:
         size = item.parameters.get("binary_data_size") if item.parameters else None
         if size is None:
+            if item.data is msgspec.UNSET:
+                refuse_elsewhere(item.parameters, f"input {item.name!r}")
             tensors.append(tensor_from_json(item.name, item.datatype, item.shape, item.data))
             continue
         where = f"input {item.name!r}"

@@ -75,10 +75,27 @@ class Tensor(msgspec.Struct, gc=False, eq=False):
         return cls(name, datatype, shape, raw)
 
 
+_ELSEWHERE = {
+    "shared_memory_region": "this server shares no memory with its clients, send and take the data itself",
+    "classification": "this server ranks no classes, take the scores and rank them",
+}
+"""Parameters of Triton's extensions that say where the data is, or make something else of it: a client that
+sends one would take what it gets for what it asked for.
+"""
+
+
+def refuse_elsewhere(parameters: dict[str, Any] | None, where: str) -> None:
+    for name in parameters or ():
+        if name in _ELSEWHERE:
+            raise InvalidRequest(f"parameter {name}: {_ELSEWHERE[name]}", where=where)
+
+
 class RequestedOutput:
     __slots__ = ("binary", "name", "parameters")
 
     def __init__(self, name: str, binary: bool | None = None, parameters: dict[str, Any] | None = None):
+        if parameters:
+            refuse_elsewhere(parameters, f"output {name!r}")
         self.name = name
         self.binary = binary
         """None: as the request says for all outputs."""

@@ -15,7 +15,7 @@ import numpy as np
 from serving.runtime.datatypes import DATATYPES, decode_text, element_count
 from serving.runtime.grpc import wire
 from serving.runtime.grpc.protobuf import Message, read_text
-from serving.runtime.messages import Tensor
+from serving.runtime.messages import Tensor, refuse_elsewhere
 from slipway.errors import InvalidRequest
 
 Span = tuple[int, int]
@@ -166,6 +166,9 @@ def _contents(contents: dict[int, list[Span]], data: bytes, position: int, stop:
 def tensors_of(message: InferMessage, data: bytes) -> list[Tensor]:
     """The tensors of a message; InvalidRequest names the input and what is wrong with it."""
     raw = message.raw
+    for item in message.inputs:
+        if item.parameters:
+            refuse_elsewhere(item.parameters, f"input {item.name!r}")
     if raw and len(raw) != len(message.inputs):
         raise InvalidRequest(
             f"{len(raw)} raw_input_contents for {len(message.inputs)} inputs",

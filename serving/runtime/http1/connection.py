@@ -38,6 +38,8 @@ STATUS_LINES = {
 }
 JSON_TYPE = b"content-type: application/json\r\n"
 CLOSE = b"connection: close\r\n"
+KEEP_ALIVE = b"connection: keep-alive\r\n"
+"""For HTTP/1.0, whose connections end with their answer unless both sides say so."""
 
 
 class Exchange(msgspec.Struct, eq=False):
@@ -253,6 +255,9 @@ class Connection(asyncio.Protocol):
                 return named(known, cut[1]), end
         head = parse_head(data[start:end])
         self.server.route(head)
+        if head.version == "1.0" and head.keep_alive:
+            head.extra += KEEP_ALIVE
+            head.take = None
         head.simple = not (head.chunked or head.expect or head.encoding or head.error) and head.keep_alive
         if head.length > self.server.config.max_body:
             raise too_large(self.server.config.max_body)
@@ -396,6 +401,7 @@ def _has_input(transport: asyncio.Transport) -> bool:
 def _closing(head: Head) -> Head:
     copy = head.copy()
     copy.keep_alive = False
+    copy.extra = copy.extra.replace(KEEP_ALIVE, b"")
     return copy
 
 

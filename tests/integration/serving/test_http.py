@@ -141,6 +141,18 @@ def test_connection_close_and_http_1_0(server: Running) -> None:
         assert client.closed()
 
 
+def test_http_1_0_is_told_that_its_connection_is_kept(client: Client) -> None:
+    """Or it waits for the end of it: persistence is not the rule there."""
+    asked = (
+        infer(1).replace(b" HTTP/1.1", b" HTTP/1.0").replace(b"\r\n", b"\r\nConnection: Keep-Alive\r\n", 1)
+    )
+    for _ in range(3):
+        status, headers, _ = client.send(asked).answer()
+        assert (status, headers["connection"]) == (200, "keep-alive")
+    client.send(infer(1))
+    assert "connection" not in client.answer()[1]
+
+
 def test_gzip_and_a_bomb(client: Client) -> None:
     body = infer(8).partition(b"\r\n\r\n")[2]
     client.send(post(gzip.compress(body), b"Content-Encoding: gzip"))
@@ -258,6 +270,22 @@ def test_a_wrong_flag_is_refused_once(client: Client, where: str) -> None:
         assert b"must be true or false" in body
         status, _, body = client.answer()
         assert (status, json.loads(body)["id"]) == (200, str(key))
+
+
+@pytest.mark.parametrize("parameter", ["shared_memory_region", "classification"])
+def test_what_would_make_something_else_of_the_data_is_refused(client: Client, parameter: str) -> None:
+    """Extensions of Triton: who asks for one would take what it gets for what it asked for."""
+    tensor = {"name": "key", "datatype": "INT64", "shape": [1]}
+    asked = {"parameters": {parameter: "region"}}
+    client.send(post(json.dumps({"inputs": [{**tensor, **asked}]}).encode()))
+    status, _, body = client.answer()
+    assert (status, parameter.encode() in body, b"'key'" in body) == (400, True, True)
+    outputs = [{"name": "value", **asked}]
+    client.send(post(json.dumps({"inputs": [{**tensor, "data": [3]}], "outputs": outputs}).encode()))
+    status, _, body = client.answer()
+    assert (status, parameter.encode() in body, b"'value'" in body) == (400, True, True)
+    client.send(infer(3))
+    assert client.answer()[0] == 200
 
 
 def test_unknown_paths_and_methods(client: Client) -> None:

@@ -26,6 +26,15 @@ with triton.InferenceServerClient(address) as client:
     assert client.is_server_ready()
     assert client.get_server_metadata().name
     show({model: ask(client, model, inputs) for model, inputs in read(folder).items()})
+    elsewhere = triton.InferInput("key", [1], "INT64")
+    elsewhere.set_shared_memory("region", 8)
+    try:
+        client.infer("lookup", [elsewhere])
+    except triton.InferenceServerException as error:
+        if "shared_memory_region" not in error.message():
+            raise
+    else:
+        raise SystemExit("memory that nobody shares was read")
     try:
         client.get_model_metadata("no_such_model")
     except triton.InferenceServerException as error:
