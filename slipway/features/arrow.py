@@ -41,9 +41,11 @@ def column_of(table: pa.Table, name: str, where: str) -> pa.Array:
         raise FeatureSourceError(
             f"the source has no column {name!r}; it has: {', '.join(table.column_names)}", where=where
         ) from None
-    column = column.combine_chunks()
-    if isinstance(column, pa.ChunkedArray):
-        # combine_chunks of an empty column gives no array.
+    if column.num_chunks == 1:
+        # Not combined with nothing: Arrow refuses to copy lists that are all empty and begin past the end of
+        # their values, which is how a filter may leave them.
+        column = column.chunk(0)
+    else:
         column = pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
     return column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
 

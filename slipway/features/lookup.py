@@ -401,7 +401,7 @@ class FeatureLookup:
                 if dtype in TEXTS:
                     out[at] = raw.decode()
                 else:
-                    out[at] = unpack_items(dtype, raw) if item_type(dtype) and raw else raw
+                    out[at] = unpack_items(dtype, raw) if item_type(dtype) else raw
 
     def _fill_unavailable(
         self,

@@ -8,7 +8,7 @@ an older event overwrite a later one, and refuses values that were written under
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime
 from itertools import chain
@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
-from feast import Entity, FeatureView, RepoConfig, utils
+from feast import Entity, FeatureView, RepoConfig
 from feast.infra.online_stores.online_store import OnlineStore
 from feast.infra.supported_async_methods import SupportedAsyncMethods
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
@@ -183,16 +183,12 @@ class PackedOnlineStore(OnlineStore):
         include_feature_view_version_metadata: bool,
     ) -> tuple[list[ViewRead], Callable[[Sequence[bytes | None]], None]]:
         """All views of the request as one read; Feast offers this step to its stores for that purpose."""
-        reads = [
-            plan_view(
-                self.packing(table),
-                view_prefix(config.project, table.name),
-                table,
-                requested,
-                utils._get_table_entity_values(table, dict(entity_name_to_join_key_map), join_key_values),
-            )
-            for table, requested in grouped_refs
-        ]
+        reads = []
+        for table, requested in grouped_refs:
+            packing = self.packing(table)
+            prefix = view_prefix(config.project, table.name)
+            entities = _entity_values(table, packing.key_types, join_key_values)
+            reads.append(plan_view(packing, prefix, table, requested, entities))
         clock = now(self._settings(config).clock)
 
         def finish(blobs: Sequence[bytes | None]) -> None:
@@ -362,6 +358,18 @@ def stale_rows(table: FeatureView, event: Any, clock: float) -> Any:
     """Which event times lie further back than the view's TTL; one exactly as old as it is not stale."""
     ttl = ttl_micros(table)
     return round(clock * 1e6) - event > ttl if ttl else np.zeros(len(event), np.bool_)
+
+
+def _entity_values(
+    table: FeatureView, join_keys: Collection[str], given: Mapping[str, Sequence[Value]]
+) -> Mapping[str, Sequence[Value]]:
+    """The values of the view's join keys, each under the name that its alias has in the request. Feast's own
+    function takes a column of the plain name as well, if another view asks for it, and whichever comes last.
+    """
+    if not join_keys:
+        return given
+    aliases = table.projection.join_key_map
+    return {key: given[aliases.get(key, key)] for key in join_keys if aliases.get(key, key) in given}
 
 
 def _micros(moment: datetime) -> int:

@@ -243,6 +243,9 @@ def unpack_items(dtype: str, raw: bytes) -> npt.NDArray[Any] | list[str] | list[
     inner = item_type(dtype) or ""
     if inner in SLOTS:
         return np.frombuffer(raw, SLOTS[inner]) if raw else np.empty(0, SLOTS[inner])
+    if not raw:
+        # Of a null: an empty list says that it has no items.
+        return []
     count = int.from_bytes(raw[:4], "little")
     ends = np.frombuffer(raw, "<u4", count, 4).tolist()
     heap = raw[4 + 4 * count :]
