@@ -17,6 +17,9 @@ from serving.runtime.model import Behaviour, Model
 from slipway.errors import SlipwayError
 from tests.support.models import echo
 
+STALL = 1.5
+"""Seconds a run takes, and so the patience with those who may come back: more than a busy machine stalls."""
+
 
 class Threads(Executor):
     """Runs begin when they are submitted, and end when the test says so."""
@@ -95,15 +98,15 @@ async def test_who_was_answered_together_is_waited_for() -> None:
 
 
 async def test_those_who_do_not_come_back_are_not_waited_for_long() -> None:
-    slow = Slow(0.5)
+    slow = Slow(STALL)
     await slow.ask(1, 2, 3)
     await slow.end()
     await slow.ask(4)
     assert not slow.threads.begun
-    await asyncio.sleep(0.5 * PATIENCE + 0.05)
+    await asyncio.sleep(STALL * PATIENCE + 0.05)
     assert len(slow.threads.begun) == 1
     await slow.end()
-    await asyncio.sleep(0.5 * PATIENCE + 0.05)
+    await asyncio.sleep(STALL * PATIENCE + 0.05)
     await slow.ask(5)  # the time is over before anybody asks
     await slow.end()
     assert slow.sizes == [3, 1, 1]
@@ -111,11 +114,11 @@ async def test_those_who_do_not_come_back_are_not_waited_for_long() -> None:
 
 
 async def test_an_expectation_that_was_never_met_is_forgotten() -> None:
-    slow = Slow(0.5)
+    slow = Slow(STALL)
     await slow.ask(1, 2)
     await slow.ask(3, 4)
     await slow.end()
-    await asyncio.sleep(0.55)  # those two stay away
+    await asyncio.sleep(STALL * PATIENCE + 0.05)  # those two stay away
     await slow.end()
     await slow.ask(5)
     assert not slow.threads.begun
