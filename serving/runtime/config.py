@@ -131,22 +131,3 @@ def _read(text: str, kind: Any, name: str, source: str) -> Any:
         return msgspec.convert(text, kind, strict=False)
     except (ValueError, msgspec.ValidationError) as error:
         raise SettingsError(f"{text!r} is no value for it: {error}", where=source, fix=HELP[name]) from error
-
-
-def cpu_limit() -> int:
-    """CPUs that this container may use: the cgroup's quota, rounded up, or the affinity mask."""
-    available = len(os.sched_getaffinity(0))
-    try:
-        with open("/sys/fs/cgroup/cpu.max") as file:
-            quota, period = file.read().split()
-    except (OSError, ValueError):
-        try:
-            with open("/sys/fs/cgroup/cpu/cpu.cfs_quota_us") as file:
-                quota = file.read().strip()
-            with open("/sys/fs/cgroup/cpu/cpu.cfs_period_us") as file:
-                period = file.read().strip()
-        except OSError:
-            return available
-    if quota in ("max", "-1"):
-        return available
-    return max(1, min(available, -(-int(quota) // int(period))))

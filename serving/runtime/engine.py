@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from serving.runtime.bound import Runner
-from serving.runtime.config import Config, cpu_limit
+from serving.runtime.config import Config
 from serving.runtime.drift import Drift
 from serving.runtime.features import FeatureJoiner
 from serving.runtime.lane import Lane
@@ -26,6 +26,7 @@ from serving.runtime.storage import Storage
 from serving.runtime.workers import Siblings
 from slipway import __version__
 from slipway.errors import ModelNotReady, SlipwayError
+from slipway.processors import processors
 
 log = logging.getLogger("slipway.engine")
 SERVER_NAME = "slipway"
@@ -36,7 +37,7 @@ class Engine:
     def __init__(self, config: Config, storage: Storage, loop: asyncio.AbstractEventLoop) -> None:
         self.config = config
         self.loop = loop
-        self.cpus = cpu_limit()
+        self.cpus = processors()
         self.concurrency = config.concurrency or self.cpus
         self.runs = ThreadPoolExecutor(self.concurrency, thread_name_prefix="run")
         self.loads = ThreadPoolExecutor(2, thread_name_prefix="load")

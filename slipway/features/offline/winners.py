@@ -9,7 +9,6 @@ together with Polars and then to their places took 70.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeAlias
@@ -20,6 +19,7 @@ import polars as pl
 import pyarrow as pa
 
 from slipway.features.offline.entities import arrow
+from slipway.processors import processors
 
 Integers: TypeAlias = npt.NDArray[np.int64]
 Truths: TypeAlias = npt.NDArray[np.bool_]
@@ -98,9 +98,10 @@ class Winners:
 
 
 def _each(work: Callable[[str], pa.Array], names: list[str], height: int) -> Iterable[pa.Array]:
-    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    threads = min(processors, len(names))
-    if threads < 2 or height * len(names) < WORTH_THREADS:
+    if len(names) < 2 or height * len(names) < WORTH_THREADS:
+        return map(work, names)
+    threads = min(processors(), len(names))
+    if threads < 2:
         return map(work, names)
     with ThreadPoolExecutor(threads, "slipway-gather") as pool:
         return list(pool.map(work, names))
