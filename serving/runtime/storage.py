@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from slipway.aws import OTHER_REGION_FIX
+from slipway.aws import OTHER_REGION_FIX, credentials
 from slipway.contract import CONTRACT_FILE, MODEL_FILE
 from slipway.errors import ObjectCorrupt, ObjectNotFound, ObjectStoreUnavailable, SettingsError
 
@@ -192,6 +192,11 @@ def s3_options() -> dict[str, Any]:
         options |= {"endpoint": s3.endpoint, "virtual_hosted_style_request": False}
     if s3.access_key:
         options |= {"access_key_id": s3.access_key, "secret_access_key": s3.secret_key or ""}
+    elif found := credentials(os.environ):
+        # obstore knows variables and roles, and no files.
+        options |= {"access_key_id": found.access_key, "secret_access_key": found.secret_key}
+        if found.token:
+            options["token"] = found.token
     return options
 
 

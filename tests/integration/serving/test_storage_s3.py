@@ -32,6 +32,29 @@ def with_weights_beside(folder: Path, weight: float) -> list[bytes]:
     return [(folder / name).read_bytes() for name in ("model.onnx", "model.onnx.data")]
 
 
+def test_credentials_of_a_profile_in_the_files_of_aws(tmp_path: Path) -> None:
+    server = ThreadedMotoServer("127.0.0.1", 0)
+    server.start()
+    try:
+        host, port = server.get_host_and_port()
+        endpoint = f"http://{host}:{port}"
+        keys = {"aws_access_key_id": "a", "aws_secret_access_key": "b", "region_name": "us-east-1"}
+        s3 = boto3.client("s3", endpoint_url=endpoint, **keys)
+        s3.create_bucket(Bucket="profiles")
+        onnx.save(weighted((1.0, 10.0, 100.0)), tmp_path / "model.onnx")
+        s3.upload_file(str(tmp_path / "model.onnx"), "profiles", "models/a/model.onnx")
+        (tmp_path / "credentials").write_text("[night]\naws_access_key_id = a\naws_secret_access_key = b\n")
+        environment = {
+            "SLIPWAY_S3_ENDPOINT": endpoint, "AWS_PROFILE": "night",
+            "AWS_SHARED_CREDENTIALS_FILE": str(tmp_path / "credentials"),
+        }  # fmt: skip
+        where = ("--model-dir", "s3://profiles/models")
+        with running_server(tmp_path, tmp_path / "run", *where, environment=environment) as running:
+            assert httpx.get(f"{running.url}/v2/models/a/ready").status_code == 200
+    finally:
+        server.stop()
+
+
 def test_weights_beside_the_graph_from_a_folder_and_from_s3(tmp_path: Path) -> None:
     first = with_weights_beside(tmp_path / "models" / "a", 1.0)
     second = with_weights_beside(tmp_path / "models" / "b", 2.0)
