@@ -47,8 +47,8 @@ _ELSEWHERE = ("sso_session", "sso_start_url", "credential_process", "role_arn")
 def credentials(environment: Mapping[str, str]) -> Credentials | None:
     """Of the profile (AWS_PROFILE, else `default`) in AWS's files; None where they have none, or nobody asks.
 
-    A profile that was asked for by name and is unknown, or has its credentials elsewhere, is an error: those of
-    the machine would be used in their place.
+    A profile that was asked for by name and is unknown, or has its credentials elsewhere, is an error: those
+    of the machine would be used in their place.
     """
     if any(environment.get(name) for name in _STRONGER):
         return None
