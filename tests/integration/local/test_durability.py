@@ -65,7 +65,7 @@ def body_of(key: str, size: int) -> bytes:
 
 
 def wait_for(reached: Callable[[], bool], writers: list[Future[None]]) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while not reached():
         assert time.monotonic() < deadline
         for writer in writers:
@@ -107,7 +107,7 @@ def test_no_acknowledged_object_is_lost(own: Platform, round_: int) -> None:
         dead.set()
         kill(own, "s3")
         for writer in writers:
-            writer.result(timeout=60)
+            writer.result(timeout=240)
 
     own.up()
     s3 = client(settings_of(own))
@@ -137,7 +137,7 @@ def test_no_acknowledged_key_is_lost(own: Platform, round_: int) -> None:
     dead = threading.Event()
 
     def write(worker: int) -> None:
-        with redis.Redis.from_url(settings.online.url, socket_timeout=5) as store:
+        with redis.Redis.from_url(settings.online.url, socket_timeout=60) as store:
             for number in range(10_000_000):
                 keys = [f"kill:{round_}:{worker}:{number}:{index}" for index in range(20)]
                 try:
@@ -158,12 +158,12 @@ def test_no_acknowledged_key_is_lost(own: Platform, round_: int) -> None:
         time.sleep(round_ * 0.31)
         if round_ % 2:
             # While the log is being rewritten by a forked child, which must not outlive the kill either.
-            with redis.Redis.from_url(settings.online.url, socket_timeout=5) as store:
+            with redis.Redis.from_url(settings.online.url, socket_timeout=60) as store:
                 store.bgrewriteaof()
         dead.set()
         kill(own, "online")
         for writer in writers:
-            writer.result(timeout=60)
+            writer.result(timeout=240)
 
     own.up()
     with redis.Redis.from_url(settings_of(own).online.url, socket_timeout=30) as store:
@@ -180,14 +180,14 @@ def test_no_acknowledged_key_is_lost(own: Platform, round_: int) -> None:
 def test_data_and_credentials_survive_down_and_up(own: Platform) -> None:
     before = settings_of(own)
     client(before).put_object(Bucket=before.s3.bucket, Key="survives", Body=b"down and up")
-    with redis.Redis.from_url(before.online.url, socket_timeout=5) as store:
+    with redis.Redis.from_url(before.online.url, socket_timeout=60) as store:
         store.set("survives", "down and up")
     assert own.down() == ["online", "s3"]
     own.up()
     after = settings_of(own)
     assert after == before
     assert client(after).get_object(Bucket=after.s3.bucket, Key="survives")["Body"].read() == b"down and up"
-    with redis.Redis.from_url(after.online.url, socket_timeout=5) as store:
+    with redis.Redis.from_url(after.online.url, socket_timeout=60) as store:
         assert store.get("survives") == b"down and up"
 
 

@@ -72,7 +72,7 @@ def up(platform: Platform) -> tuple[PlatformStatus, list[str]]:
 
 def set_and_get(platform: Platform) -> None:
     settings = load_settings({"SLIPWAY_HOME": str(platform.home.path)}, directory=platform.home.path)
-    with redis.Redis.from_url(settings.online.url, socket_timeout=5) as store:
+    with redis.Redis.from_url(settings.online.url, socket_timeout=60) as store:
         store.set("platform", "works")
         assert store.get("platform") == b"works"
 
@@ -187,7 +187,7 @@ class TestUp:
         assert "secrets.json was damaged: new credentials were made" in told
         assert healthy.home.connection.read_bytes() != before
         settings = load_settings({"SLIPWAY_HOME": str(healthy.home.path)}, directory=healthy.home.path)
-        with redis.Redis.from_url(settings.online.url, socket_timeout=5) as store:
+        with redis.Redis.from_url(settings.online.url, socket_timeout=60) as store:
             assert store.get("platform") == b"works"
 
     @pytest.mark.parametrize("content", [None, b"", b"garbage", b"12345"])

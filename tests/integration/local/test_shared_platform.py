@@ -17,7 +17,7 @@ def client(settings: Settings, **changed: str):
         "s3",
         endpoint_url=settings.s3.endpoint,
         region_name=settings.s3.region,
-        config=Config(connect_timeout=3, read_timeout=10, retries={"total_max_attempts": 1}),
+        config=Config(connect_timeout=3, read_timeout=60, retries={"total_max_attempts": 1}),
         **{**keys, **changed},
     )
 
@@ -49,13 +49,13 @@ def test_wrong_s3_credentials_are_refused(platform: Settings, changed: dict[str,
 
 
 def test_the_online_store_asks_for_its_password(platform: Settings) -> None:
-    with redis.Redis.from_url(platform.online.url, socket_timeout=5) as store:
+    with redis.Redis.from_url(platform.online.url, socket_timeout=60) as store:
         assert store.set("shared", "value") is True
         assert store.get("shared") == b"value"
     address = platform.online.url.rpartition("@")[2]
     for url in (f"redis://{address}", f"redis://:wrong@{address}"):
         with (
-            redis.Redis.from_url(url, socket_timeout=5) as stranger,
+            redis.Redis.from_url(url, socket_timeout=60) as stranger,
             pytest.raises(redis.AuthenticationError),
         ):
             stranger.get("shared")

@@ -115,10 +115,10 @@ def test_health_of_the_server_is_open_and_that_of_a_model_is_not(
     assert code_of(channel, "ServerLive", message("ServerLiveRequest")(), metadata=nobody) == OK
     assert code_of(channel, "ServerReady", message("ServerReadyRequest")(), metadata=nobody) == OK
     stub = health_pb2_grpc.HealthStub(channel)
-    assert stub.Check(health_pb2.HealthCheckRequest(), metadata=nobody, timeout=10).status == 1
+    assert stub.Check(health_pb2.HealthCheckRequest(), metadata=nobody, timeout=60).status == 1
     for ask in (stub.Check, lambda *a, **k: next(stub.Watch(*a, **k))):
         with pytest.raises(grpc.RpcError) as caught:
-            ask(health_pb2.HealthCheckRequest(service="logistic"), metadata=nobody, timeout=10)
+            ask(health_pb2.HealthCheckRequest(service="logistic"), metadata=nobody, timeout=60)
         assert caught.value.code() == REFUSED
     assert guarded.asked() == [["read", "logistic", "nobody", ""]] * 2
 
@@ -146,10 +146,10 @@ def test_a_stream_is_asked_about_at_every_message(guarded: Guarded, channel: grp
         f"/{SERVICE}/ModelStreamInfer", request_serializer=lambda request: request.SerializeToString()
     )
     allowed, refused = infer_request("logistic", X=ROW), infer_request("two_and_two", X=ROW)
-    answers = stream(iter([allowed, allowed]), timeout=10)
+    answers = stream(iter([allowed, allowed]), timeout=60)
     assert len(list(answers)) == 2
     with pytest.raises(grpc.RpcError) as caught:
-        list(stream(iter([allowed, refused, allowed]), timeout=10))
+        list(stream(iter([allowed, refused, allowed]), timeout=60))
     assert caught.value.code() == REFUSED
     assert [entry[1] for entry in guarded.asked()[:4]] == ["logistic"] * 3 + ["two_and_two"]
 
@@ -172,7 +172,7 @@ def test_by_certificate(tmp_path: Path) -> None:
             certificate, key = pem(issue(name, authority))
             credentials = grpc.ssl_channel_credentials(root, key, certificate)
             with grpc.secure_channel(f"localhost:{server.grpc}", credentials) as channel:
-                grpc.channel_ready_future(channel).result(timeout=20)
+                grpc.channel_ready_future(channel).result(timeout=60)
                 _until_ready(channel)
                 request = infer_request(
                     "two_and_two", a=np.ones((1, 2), np.float32), b=np.ones((1, 3), np.float32)
@@ -193,6 +193,6 @@ def test_by_certificate(tmp_path: Path) -> None:
 
 def _until_ready(channel: grpc.Channel) -> None:
     until = time.monotonic() + 20
-    while not unary(channel, "ServerReady")(message("ServerReadyRequest")(), timeout=10).ready:
+    while not unary(channel, "ServerReady")(message("ServerReadyRequest")(), timeout=60).ready:
         assert time.monotonic() < until
         time.sleep(0.05)

@@ -114,7 +114,7 @@ def test_reflection_is_enough_for_a_client_without_proto_files(channel: grpc.Cha
         request_serializer=lambda request: request.SerializeToString(),
         response_deserializer=told.FromString,
     )
-    answer = call(asked, timeout=10)
+    answer = call(asked, timeout=60)
     assert [output.name for output in answer.outputs] == ["label", "probabilities"]
     got = np.frombuffer(answer.raw_output_contents[1], np.float32)
     np.testing.assert_allclose(
@@ -140,7 +140,7 @@ def test_the_lines_of_the_documentation_by_grpcurl(server: Running, channel: grp
     body = {"model_name": "logistic", "inputs": [{**tensor, "contents": {"fp32_contents": ROW[0].tolist()}}]}
     if shutil.which("grpcurl") is None:
         v1 = channel.stream_stream("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo")
-        (answer,) = v1(iter([b"\x3a\x00"]), timeout=10)
+        (answer,) = v1(iter([b"\x3a\x00"]), timeout=60)
         for name in (SERVICE, "grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection"):
             assert name.encode() in answer
         return
@@ -226,7 +226,7 @@ def test_tokens_of_a_file(tmp_path: Path) -> None:
             assert codes(method, request, "first-token") == {Code.OK}
         assert metric(server.url, "slipway_request_errors_total", kind="Unauthorized", protocol="grpc") == 48
         stub = health_pb2_grpc.HealthStub(channel)
-        assert stub.Check(health_pb2.HealthCheckRequest(), timeout=10).status == SERVING
+        assert stub.Check(health_pb2.HealthCheckRequest(), timeout=60).status == SERVING
 
 
 def test_several_workers_answer_and_obey(tmp_path: Path) -> None:
@@ -246,7 +246,7 @@ def test_several_workers_answer_and_obey(tmp_path: Path) -> None:
             rows = np.random.default_rng(6).normal(size=(16, 1, 4)).astype(np.float32)
             for channel, row in zip(channels, rows, strict=True):
                 for _ in range(3):
-                    answer = unary(channel, "ModelInfer")(infer_request("logistic", X=row), timeout=10)
+                    answer = unary(channel, "ModelInfer")(infer_request("logistic", X=row), timeout=60)
                     got = np.frombuffer(answer.raw_output_contents[1], np.float32)
                     wanted = zoo()["logistic"].reference({"X": row})["probabilities"].ravel()
                     np.testing.assert_allclose(got, wanted, rtol=1e-5)

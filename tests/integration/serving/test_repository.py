@@ -36,7 +36,7 @@ def states(client: httpx.Client) -> dict[str, tuple[str, str]]:
 
 @pytest.fixture
 def client(server: Running) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=server.url, timeout=20) as connected:
+    with httpx.Client(base_url=server.url, timeout=60) as connected:
         yield connected
 
 
@@ -145,7 +145,7 @@ def test_a_new_version_takes_over_without_a_dropped_request(tmp_path: Path) -> N
         stop = threading.Event()
 
         def ask() -> None:
-            with httpx.Client(base_url=server.url, timeout=20) as client:
+            with httpx.Client(base_url=server.url, timeout=60) as client:
                 while not stop.is_set():
                     answer = client.post("/v2/models/delays/infer", json=row(1, 2, 3))
                     if answer.status_code == 200:

@@ -30,7 +30,7 @@ class Fixed:
         """All until the server closes."""
         loop = asyncio.get_running_loop()
         received = b""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while piece := await loop.sock_recv(self.client, 65536):
                 received += piece
         return received
