@@ -185,7 +185,8 @@ def _read_offline(
     asked["event_timestamp"] = pd.to_datetime([moment] * rows, utc=True)
     references = [f"{view.name}:{name}" for name in view.features or ()]
     table = store.get_historical_features(asked, references, full_feature_names=False).to_arrow()
-    return {name: table.column(name).to_pylist() for name in view.features or ()}
+    # Maps as what they are online; Arrow's are pairs otherwise.
+    return {name: table.column(name).to_pylist(maps_as_pydicts="strict") for name in view.features or ()}
 
 
 def _read_online(store: FeatureStore, view: View, keys: Keys) -> Reading:
