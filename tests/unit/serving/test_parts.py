@@ -67,6 +67,12 @@ def test_wrong_settings_say_which(arguments: list[str], environment: dict[str, s
         parse_config(arguments, environment)
 
 
+def test_a_histogram_that_has_counted_nothing_is_left_out() -> None:
+    lines = Lines()
+    lines.histogram("x", {}, Histogram((1.0,)))
+    assert lines.text().strip() == b""
+
+
 def test_a_histogram_counts_as_prometheus_defines() -> None:
     histogram = Histogram((1.0, 2.0))
     histogram.add(np.array([0.5, 1.0, 1.5, 99.0]))
