@@ -249,7 +249,7 @@ class Lines:
         self._lines.append(f"{name}{_labels(labels.items())} {_number(value)}")
 
     def histogram(self, name: str, labels: Mapping[str, str], histogram: Histogram) -> None:
-        """Nothing of one that has counted nothing: 500 models that nobody asks would take 5 MB and a second."""
+        """Nothing of one that counted nothing: 500 models that nobody asks would take 5 MB and a second."""
         count = int(histogram.counts.sum())
         if not count:
             return
