@@ -136,6 +136,10 @@ def with_replica(tmp_path: Path) -> Iterator[list[ValkeyServer]]:
         ValkeyServer(tmp_path / "r", options=options) as last,
     ):
         first, standby = (redis.Redis(port=server.port) for server in (servers[0], last))
+        # However long a step of the test takes: nobody takes over before he is told to, and the others serve.
+        standby.config_set("cluster-replica-no-failover", "yes")
+        for server in (*servers, last):
+            redis.Redis(port=server.port).config_set("cluster-require-full-coverage", "no")
         # Otherwise it waits five seconds for more replicas to copy itself to.
         first.config_set("repl-diskless-sync-delay", 0)
         first.execute_command("CLUSTER", "MEET", "127.0.0.1", last.port, int(options[-1]))

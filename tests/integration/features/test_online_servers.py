@@ -100,7 +100,7 @@ def test_a_full_server_says_so_to_writers_and_serves_readers(own: ValkeyServer) 
     server = server_for(own.url)
     assert server.write(keys_of([1]), blobs_of([1.5])) == 1
     admin = redis.Redis(port=own.port)
-    admin.config_set("maxmemory", "1mb")
+    admin.config_set("maxmemory", "1")
     with pytest.raises(OnlineStoreUnavailable, match=r"(?s)maxmemory.*noeviction"):
         server.write(keys_of([2]), blobs_of([2.5]))
     lookup = FeatureLookup(SERVICE, INPUTS, settings_for(own.url))
