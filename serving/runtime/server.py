@@ -83,7 +83,7 @@ async def serve(config: Config, writer: logs.Writer, siblings: Siblings | None =
         grpc_tls = tls_context(config, ["h2"])
     if siblings is not None:
         await siblings.open(engine)
-    starting = loop.create_task(_start(engine, stop))
+    starting = loop.create_task(_start(engine, stop, siblings))
     if siblings is not None and not siblings.first:
         # What the kernel gave to this worker now would be answered 503, while others can answer it. The
         # first listens at once, so that somebody can say how far the start is.
@@ -174,7 +174,7 @@ def _grpc(engine: Engine, policy: Policy | None, access_log: AccessLog | None) -
     return GrpcServer(engine, policy, access_log)
 
 
-async def _start(engine: Engine, stop: asyncio.Event) -> None:
+async def _start(engine: Engine, stop: asyncio.Event, siblings: Siblings | None) -> None:
     try:
         await engine.start()
     except Exception as error:
@@ -183,6 +183,8 @@ async def _start(engine: Engine, stop: asyncio.Event) -> None:
         engine.failed = error
         stop.set()
         return
+    if siblings is not None:
+        siblings.fate.tell_started()
     # What is loaded stays: the collector need not look at 100,000 objects again and again, and with
     # everything on the hot path freed by reference count it has little to find.
     gc.collect()

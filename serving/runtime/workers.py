@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import mmap
 import os
 import signal
 import socket
 import struct
 import sys
 import time
+import traceback
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -31,10 +33,31 @@ LOAD_SECONDS = 120.0
 ENDINGS = (signal.SIGTERM, signal.SIGINT)
 
 
+class Fate:
+    """What workers tell the one that starts them, in memory that all of them share."""
+
+    def __init__(self) -> None:
+        self._memory = mmap.mmap(-1, 2)
+
+    def tell_started(self) -> None:
+        """A worker has its models."""
+        self._memory[0] = 1
+
+    def tell_failed(self) -> None:
+        """A worker ended by an error that it could name, and not by a signal or a crash."""
+        self._memory[1] = 1
+
+    @property
+    def hopeless(self) -> bool:
+        """Wrong settings, a port that is taken, no models: starting again would not help."""
+        return bool(self._memory[1] and not self._memory[0])
+
+
 class Siblings:
     """The other workers, as one of them sees them."""
 
-    def __init__(self, family: str, number: int, count: int, *, first: bool) -> None:
+    def __init__(self, family: str, number: int, count: int, fate: Fate, *, first: bool) -> None:
+        self.fate = fate
         self.first = first
         """It listens while it loads, so that readiness can be asked; others listen when they can answer."""
         self.family = family
@@ -111,6 +134,7 @@ def supervise(config: Config) -> int:
     family = f"{os.getpid()}-{int(time.time())}"
     children: dict[int, int] = {}
     started: dict[int, float] = {}
+    fate = Fate()
     stopping = False
 
     def start(number: int, *, first: bool = False) -> None:
@@ -130,11 +154,15 @@ def supervise(config: Config) -> int:
         try:
             from serving.runtime.server import run
 
-            run(config, Siblings(family, number, config.workers, first=first))
+            run(config, Siblings(family, number, config.workers, fate, first=first))
             code = 0
         except SlipwayError as error:
             print(f"slipway: {error}", file=sys.stderr)
+            fate.tell_failed()
             code = error.exit_code
+        except BaseException:
+            traceback.print_exc()
+            fate.tell_failed()
         finally:
             sys.stderr.flush()
             os._exit(code)
@@ -149,22 +177,19 @@ def supervise(config: Config) -> int:
         signal.signal(signum, stop)
     for number in range(config.workers):
         start(number, first=number == 0)
-    began = time.monotonic()
     while children:
         pid, status = os.wait()
         number = children.pop(pid, -1)
         code = os.waitstatus_to_exitcode(status)
         if stopping or number < 0:
             continue
-        now = time.monotonic()
-        if code == 2 or (code > 0 and now - began < 1.0):
-            # Wrong settings or a port that is taken: starting again would not help. Killed is another matter.
+        if code == 2 or (code > 0 and fate.hopeless):
             stop(0, None)
             stopping = True
             return max(code, 1)
         print(f"slipway: worker {number} ended with {code}; starting it again", file=sys.stderr)
         # A model that ends its worker at once must not take a whole core.
-        time.sleep(max(0.0, 1.0 - (now - started.pop(pid))))
+        time.sleep(max(0.0, 1.0 - (time.monotonic() - started.pop(pid))))
         if not stopping:
             start(number)
     return 0

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
 from slipway.errors import ModelFailed
 
 PROGRAM = """
@@ -63,16 +65,33 @@ def test_a_worker_that_is_killed_in_its_first_moment_is_replaced() -> None:
         assert process.stderr.read() == "slipway: worker 0 ended with -9; starting it again\n"
 
 
-def test_workers_that_cannot_start_end_the_server_with_their_code() -> None:
-    with supervisor('raise ModelFailed("no such model")') as process:
+@pytest.mark.parametrize("seconds", [0, 1.5])
+def test_workers_that_cannot_start_end_the_server_with_their_code(seconds: float) -> None:
+    with supervisor(f'time.sleep({seconds}); raise ModelFailed("no such model")') as process:
         assert process.wait(60) == ModelFailed("x").exit_code
         assert process.stderr is not None
         assert "no such model" in process.stderr.read()
 
 
+def test_a_defect_while_starting_ends_the_server_and_is_shown() -> None:
+    with supervisor("1 / 0") as process:
+        assert process.wait(60) == 1
+        assert process.stderr is not None
+        assert "ZeroDivisionError" in process.stderr.read()
+
+
+def test_a_worker_that_fails_after_another_has_started_is_replaced() -> None:
+    run = 'siblings.first and siblings.fate.tell_started(); time.sleep(1.5); raise ModelFailed("gone")'
+    with supervisor(run) as process:
+        assert process.stderr is not None
+        seen = {process.stderr.readline() for _ in range(4)}
+        code = ModelFailed("x").exit_code
+        assert f"slipway: worker 0 ended with {code}; starting it again\n" in seen
+        assert len(two_workers(process)) == 2
+
+
 def test_a_worker_that_ends_again_and_again_is_not_started_in_a_loop() -> None:
-    # The first end comes after a second: a worker that ends before ends the server, as the test above shows.
-    with supervisor("time.sleep(1.2 if siblings.first else 60); os._exit(7)") as process:
+    with supervisor("time.sleep(0 if siblings.first else 60); os._exit(7)") as process:
         assert process.stderr is not None
         assert process.stderr.readline() == "slipway: worker 0 ended with 7; starting it again\n"
         # Those after it are not the first, and are killed in their first moment.
