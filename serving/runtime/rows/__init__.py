@@ -69,6 +69,8 @@ def _results(node: Node, values: dict[str, Value | str], graph: Graph) -> Sequen
     try:
         if all(value is None or (value.axis is None and not value.from_rows) for value in given):
             return of_constants(node, given)
+        if shapes.edits_shape(node, given):
+            return [shapes.edit_shape(node, given)] * len(node.outputs)
         rule = RULES.get((node.domain, node.operator), _not_known)
         found = rule(node, given, graph.operator_sets.get(node.domain, 0))
     except Mixes as mixes:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from serving.runtime.graph import Node
-from serving.runtime.rows.shapes import edit_shape
 from serving.runtime.rows.values import (
     Given,
     Mixes,
@@ -97,8 +96,6 @@ def _reduced(value: Value, axes: list[int], node: Node) -> Value:
 @rule("Concat")
 def _concat(node: Node, given: Given, version: int) -> Value:
     values = [value for value in given if value is not None]
-    if any(value.from_rows for value in values):
-        return edit_shape(node, given)
     first = values[0]
     if any(value.axis is None or value.axis != first.axis for value in values):
         raise Mixes("the rows lie along different axes of its inputs")
@@ -118,8 +115,6 @@ def _split(node: Node, given: Given, version: int) -> Value:
 
 @rule("Slice")
 def _slice(node: Node, given: Given, version: int) -> Value:
-    if given[0] is not None and given[0].from_rows:
-        return edit_shape(node, given)
     value = rows_in(given[0])
     axes = axes_of(node, given, 3)
     if axes is None:
@@ -153,8 +148,6 @@ def _gather(node: Node, given: Given, version: int) -> Value:
     data, indices = given
     if data is None or indices is None:
         raise Mixes("an input is missing")
-    if data.from_rows:
-        return edit_shape(node, given)
     axis = node.attributes.get("axis", 0)
     if data.axis is None:
         # A table that every row looks things up in.

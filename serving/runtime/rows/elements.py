@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from serving.runtime.graph import Node
-from serving.runtime.rows.shapes import edit_shape
 from serving.runtime.rows.values import ML, Given, Mixes, Value, fixed, rows_in, rule, wrap
 
 
@@ -57,8 +56,6 @@ from serving.runtime.rows.values import ML, Given, Mixes, Value, fixed, rows_in,
 )
 @rule("Binarizer", "Imputer", "LabelEncoder", "CategoryMapper", domain=ML)
 def _one_by_one(node: Node, given: Given, version: int) -> Value:
-    if node.operator in ("Cast", "Identity") and given[0] is not None and given[0].from_rows:
-        return edit_shape(node, given)
     value = rows_in(given[0])
     return Value(value.axis, value.shape)
 

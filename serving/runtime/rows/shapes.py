@@ -33,6 +33,13 @@ def _shape(node: Node, given: Given, version: int) -> Value:
 EDITS = ("Gather", "Concat", "Unsqueeze", "Squeeze", "Cast", "Identity", "Slice")
 
 
+def edits_shape(node: Node, given: Given) -> bool:
+    """Whether what it works on holds how many rows there are."""
+    edited = given if node.operator == "Concat" else given[:1]
+    known = node.domain == "" and node.operator in EDITS
+    return known and any(value is not None and value.from_rows for value in edited)
+
+
 def edit_shape(node: Node, given: Given) -> Value:
     """What is done with shapes on the way to a Reshape: picked from, put together."""
     if node.operator == "Concat":
@@ -106,8 +113,6 @@ def _transpose(node: Node, given: Given, version: int) -> Value:
 
 @rule("Unsqueeze")
 def _unsqueeze(node: Node, given: Given, version: int) -> Value:
-    if given[0] is not None and given[0].from_rows:
-        return edit_shape(node, given)
     value = rows_in(given[0])
     axes = axes_of(node, given, 1)
     if axes is None:
@@ -129,8 +134,6 @@ def _unsqueeze(node: Node, given: Given, version: int) -> Value:
 
 @rule("Squeeze")
 def _squeeze(node: Node, given: Given, version: int) -> Value:
-    if given[0] is not None and given[0].from_rows:
-        return edit_shape(node, given)
     value = rows_in(given[0])
     axes = axes_of(node, given, 1)
     if axes is None:
