@@ -6,7 +6,10 @@ import io
 import signal
 import socket
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import boto3
 import httpx
@@ -17,6 +20,22 @@ from moto.server import ThreadedMotoServer
 
 from tests.support.contracts import contract, publish, weighted
 from tests.support.server import running_server
+
+
+@contextmanager
+def s3_with_bucket(name: str) -> Iterator[tuple[str, Any]]:
+    """The endpoint of an S3 server of its own, and a client of it."""
+    server = ThreadedMotoServer("127.0.0.1", 0)
+    server.start()
+    try:
+        host, port = server.get_host_and_port()
+        endpoint = f"http://{host}:{port}"
+        keys = {"aws_access_key_id": "a", "aws_secret_access_key": "b", "region_name": "us-east-1"}
+        s3 = boto3.client("s3", endpoint_url=endpoint, **keys)
+        s3.create_bucket(Bucket=name)
+        yield endpoint, s3
+    finally:
+        server.stop()
 
 
 def with_weights_beside(folder: Path, weight: float) -> list[bytes]:
@@ -33,14 +52,7 @@ def with_weights_beside(folder: Path, weight: float) -> list[bytes]:
 
 
 def test_credentials_of_a_profile_in_the_files_of_aws(tmp_path: Path) -> None:
-    server = ThreadedMotoServer("127.0.0.1", 0)
-    server.start()
-    try:
-        host, port = server.get_host_and_port()
-        endpoint = f"http://{host}:{port}"
-        keys = {"aws_access_key_id": "a", "aws_secret_access_key": "b", "region_name": "us-east-1"}
-        s3 = boto3.client("s3", endpoint_url=endpoint, **keys)
-        s3.create_bucket(Bucket="profiles")
+    with s3_with_bucket("profiles") as (endpoint, s3):
         onnx.save(weighted((1.0, 10.0, 100.0)), tmp_path / "model.onnx")
         s3.upload_file(str(tmp_path / "model.onnx"), "profiles", "models/a/model.onnx")
         (tmp_path / "credentials").write_text("[night]\naws_access_key_id = a\naws_secret_access_key = b\n")
@@ -51,8 +63,6 @@ def test_credentials_of_a_profile_in_the_files_of_aws(tmp_path: Path) -> None:
         where = ("--model-dir", "s3://profiles/models")
         with running_server(tmp_path, tmp_path / "run", *where, environment=environment) as running:
             assert httpx.get(f"{running.url}/v2/models/a/ready").status_code == 200
-    finally:
-        server.stop()
 
 
 def test_weights_beside_the_graph_from_a_folder_and_from_s3(tmp_path: Path) -> None:
@@ -60,14 +70,7 @@ def test_weights_beside_the_graph_from_a_folder_and_from_s3(tmp_path: Path) -> N
     second = with_weights_beside(tmp_path / "models" / "b", 2.0)
     assert first[0] == second[0]
     assert first[1] != second[1]
-    server = ThreadedMotoServer("127.0.0.1", 0)
-    server.start()
-    try:
-        host, port = server.get_host_and_port()
-        endpoint = f"http://{host}:{port}"
-        keys = {"aws_access_key_id": "a", "aws_secret_access_key": "b", "region_name": "us-east-1"}
-        s3 = boto3.client("s3", endpoint_url=endpoint, **keys)
-        s3.create_bucket(Bucket="weights")
+    with s3_with_bucket("weights") as (endpoint, s3):
         for path in (tmp_path / "models").rglob("model.onnx*"):
             s3.upload_file(str(path), "weights", path.relative_to(tmp_path).as_posix())
         environment = {
@@ -93,8 +96,6 @@ def test_weights_beside_the_graph_from_a_folder_and_from_s3(tmp_path: Path) -> N
             assert states["a"]["state"] == "READY"
             assert states["b"]["state"] == "UNAVAILABLE"
             assert "model.onnx.data" in states["b"]["reason"]
-    finally:
-        server.stop()
 
 
 def test_a_store_that_takes_no_predictions_slows_no_request(tmp_path: Path) -> None:
@@ -125,14 +126,7 @@ def test_a_store_that_takes_no_predictions_slows_no_request(tmp_path: Path) -> N
 
 
 def test_a_repository_on_s3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    server = ThreadedMotoServer("127.0.0.1", 0)
-    server.start()
-    try:
-        host, port = server.get_host_and_port()
-        endpoint = f"http://{host}:{port}"
-        keys = {"aws_access_key_id": "a", "aws_secret_access_key": "b", "region_name": "us-east-1"}
-        s3 = boto3.client("s3", endpoint_url=endpoint, **keys)
-        s3.create_bucket(Bucket="slipway")
+    with s3_with_bucket("slipway") as (endpoint, s3):
         folder = publish(tmp_path / "models" / "delays", contract())
         for path in folder.iterdir():
             s3.upload_file(str(path), "slipway", f"models/delays/{folder.name}/{path.name}")
@@ -160,5 +154,3 @@ def test_a_repository_on_s3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
             assert found is not None
             body = s3.get_object(Bucket="slipway", Key=found["Key"])["Body"].read()
             assert polars.read_parquet(io.BytesIO(body))["score"].to_list() == [321.0]
-    finally:
-        server.stop()
